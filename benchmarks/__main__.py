@@ -1,0 +1,43 @@
+"""The command line of the benchmarks: `python -m benchmarks` compares, `python -m benchmarks profile` explains.
+
+Apart from both because an argument parser is no part of a measurement.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.contenders import MAKERS
+from benchmarks.flame import LOADS, profile
+from benchmarks.run import compare
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in MAKERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such contender: {', '.join(unknown)} (there are {', '.join(MAKERS)})")
+    return names
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="two short rounds, under a minute, for a first look")
+    parser.add_argument("--only", type=_names, default=list(MAKERS), metavar="NAMES", help="contenders, by commas")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading there too")
+    parser.set_defaults(run=compare)
+    commands = parser.add_subparsers(title="commands")
+    flame = commands.add_parser("profile", help="record a Python contender under load with py-spy")
+    flame.add_argument("--out", type=Path, required=True, metavar="FILE")
+    flame.add_argument("--contender", choices=("gateway", "relay"), default="gateway")
+    flame.add_argument("--load", choices=LOADS, default="requests")
+    flame.add_argument("--seconds", type=int, default=10)
+    flame.add_argument("--format", choices=("flamegraph", "raw", "speedscope"), default="flamegraph")
+    flame.add_argument("--native", action="store_true", help="include native frames (C extensions; slower)")
+    flame.set_defaults(run=profile)
+    arguments = parser.parse_args()
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Shows and steers: metrics, health, reload, through the small `Control` protocol."""

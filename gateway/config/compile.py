@@ -1,0 +1,173 @@
+"""A checked configuration to the immutable snapshot that requests are decided by.
+
+Everything optional ends here: durations are seconds, names are objects, layers are laid over each other, proxies are chosen. Only a
+configuration in which nothing was found wrong is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.config import addresses, schema
+from gateway.config.layers import policies, providers
+from gateway.config.proxies import environment_proxy
+from gateway.config.snapshot import AdminPlan, Client, Origin, Provider, ServerPlan, Snapshot
+from gateway.core.message import header
+from gateway.core.plan import (
+    BackoffPlan,
+    BreakerPlan,
+    BudgetPlan,
+    Jitter,
+    Policy,
+    ProviderPlan,
+    Route,
+    Target,
+    Timeouts,
+)
+from gateway.dialects.registry import DIALECTS
+
+
+def compile_snapshot(
+    configuration: schema.Configuration, *, environ: Mapping[str, str], source: str, digest: str, notes: tuple[str, ...] = ()
+) -> Snapshot:
+    """Return the snapshot of a configuration without problems; `digest` names its text, `notes` go in front of ours."""
+    accounts = {name: _provider(name, settings, environ) for name, settings in providers(configuration).items()}
+    rules = {name: _policy(name, settings) for name, settings in policies(configuration).items()}
+    routes = _routes(configuration, accounts, rules)
+    return Snapshot(
+        server=_server(configuration.server),
+        admin=AdminPlan(configuration.admin.listen.host, configuration.admin.listen.port, configuration.admin.token),
+        providers=accounts,
+        routes=routes,
+        clients=_clients(configuration.clients),
+        source=source,
+        digest=digest,
+        notes=(*notes, *_notes(configuration, accounts, routes)),
+    )
+
+
+def _server(settings: schema.Server) -> ServerPlan:
+    limits, timeouts, drain = settings.limits, settings.timeouts, settings.drain
+    return ServerPlan(
+        host=settings.listen.host,
+        port=settings.listen.port,
+        header_bytes=limits.header_bytes,
+        headers=limits.headers,
+        body_bytes=limits.body_bytes,
+        replay_bytes=limits.replay_bytes,
+        replay_total=limits.replay_total,
+        connections=limits.connections,
+        header_s=timeouts.header,
+        body_idle_s=timeouts.body_idle,
+        keepalive_s=timeouts.keepalive,
+        drain_delay_s=drain.delay,
+        drain_timeout_s=drain.timeout,
+    )
+
+
+def _clients(settings: tuple[schema.Client, ...] | None) -> tuple[Client, ...] | None:
+    if settings is None:
+        return None
+    return tuple(Client(client.name, client.key, client.models) for client in settings)
+
+
+def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) -> Provider:
+    url = settings.base_url
+    if url is None:
+        raise AssertionError(name)
+    if settings.dialect == "azure":
+        url = addresses.azure_root(url)
+    proxy = settings.proxy if "proxy" in settings.model_fields_set else environment_proxy(url.scheme, url.host, url.port, environ)
+    breaker = settings.breaker
+    return Provider(
+        plan=ProviderPlan(
+            name=name,
+            domain=settings.domain or name,
+            credentials=tuple(key.id for key in settings.api_key),
+            connect_s=settings.connect,
+            breaker=BreakerPlan(
+                consecutive=breaker.consecutive,
+                failure_rate=breaker.failure_rate,
+                min_requests=breaker.min_requests,
+                window_s=breaker.window,
+                open_s=breaker.open,
+                max_open_s=breaker.max_open,
+                ramp_s=breaker.ramp,
+            ),
+            budget=BudgetPlan(ratio=settings.retry_budget.ratio, floor=float(settings.retry_budget.floor)),
+        ),
+        dialect=DIALECTS[settings.dialect],
+        origin=Origin(
+            scheme=url.scheme,
+            host=url.host,
+            port=url.port,
+            ca_file=settings.tls.ca,
+            server_name=settings.tls.server_name,
+            proxy=proxy,
+        ),
+        base_path=url.path.encode("ascii"),
+        api_version=settings.api_version,
+        credentials=settings.api_key,
+        headers=tuple(header(key.encode("ascii"), value.encode("ascii")) for key, value in settings.headers.items()),
+        region=settings.region or "",
+        connect_s=settings.connect,
+        pool=settings.pool,
+    )
+
+
+def _policy(name: str, settings: schema.Policy) -> Policy:
+    timeouts = settings.timeouts
+    return Policy(
+        name=name,
+        deadline_s=settings.deadline,
+        attempts=settings.attempts,
+        timeouts=Timeouts(
+            first_token_s=timeouts.first_token,
+            stall_s=timeouts.stall,
+            answer_s=timeouts.answer,
+            max_stream_s=timeouts.max_stream,
+        ),
+        backoff=BackoffPlan(settings.backoff.base, settings.backoff.cap, Jitter(settings.backoff.jitter)),
+        rate_limit_wait_s=settings.rate_limit_wait,
+        failover_content_policy=settings.content_policy == "failover",
+    )
+
+
+def _routes(configuration: schema.Configuration, accounts: dict[str, Provider], rules: dict[str, Policy]) -> tuple[Route, ...]:
+    if configuration.routes is None:
+        (only,) = accounts.values()
+        return (Route("default", (Target(only.plan),), rules["default"]),)
+    return tuple(
+        Route(
+            name=route.name,
+            targets=tuple(
+                Target(accounts[target.provider].plan, target.model, target.weight, frozenset(target.only_for or ()))
+                for target in route.targets
+            ),
+            policy=rules[route.policy],
+            models=route.match.models,
+            paths=route.match.paths,
+            clients=frozenset(route.match.clients) if route.match.clients is not None else None,
+        )
+        for route in configuration.routes
+    )
+
+
+def _notes(configuration: schema.Configuration, accounts: dict[str, Provider], routes: tuple[Route, ...]) -> tuple[str, ...]:
+    """Return what an operator should know although nothing is wrong."""
+    notes: list[str] = []
+    if configuration.clients is None:
+        reach = "" if configuration.server.listen.loopback else ", from other machines too (`open: true`)"
+        notes.append(f"no clients are named: whoever reaches {configuration.server.listen} may call{reach}")
+    used = {target.provider.name for route in routes for target in route.targets}
+    for name, account in accounts.items():
+        if not account.credentials:
+            passed = "the client's own key is passed on"
+            if configuration.clients is not None:
+                passed = "it is called without one, since the keys of `clients` stay here"
+            notes.append(f"{name} has no api_key: {passed}")
+        if account.origin.scheme == "http" and account.credentials and not addresses.Listen(account.origin.host, 80).loopback:
+            notes.append(f"{name}: the key travels unencrypted, the address is http")
+        if name not in used:
+            notes.append(f"{name} is in no route: requests that name a model reach it by /providers/{name}/ only")
+    return tuple(notes)

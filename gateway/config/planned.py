@@ -1,0 +1,44 @@
+"""Keys that a configuration may hold one day, and what they may say until then.
+
+One law: a key never does nothing. The schema knows these keys already, so that their names and shapes are settled and editors can
+tell what is coming; saying anything but the value that means "without it" is an error. When a feature is built, its line goes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway import __version__
+from gateway.config import schema
+from gateway.config.document import Findings
+from gateway.config.schema import Section, sections
+from gateway.config.validate import Remainder
+
+_NOTHING: Final[tuple[object, ...]] = ()
+
+NOT_BUILT: Final[dict[tuple[type[Section], str], tuple[tuple[object, ...], str]]] = {
+    # (section, key): (values that may be said, what to do)
+    (schema.Provider, "dialect"): (("openai", "azure"), "use openai where the provider has an OpenAI-compatible address"),
+    (schema.Provider, "quota"): (_NOTHING, "remove it"),
+    (schema.Provider, "queue"): (_NOTHING, "remove it"),
+    (schema.Policy, "hedge"): ((None,), "remove it (hedge: off)"),
+    (schema.Stream, "hold"): (("none",), "remove it (hold: none)"),
+    (schema.Stream, "resume"): ((False,), "remove it (resume: off)"),
+    (schema.Stream, "keepalive"): (_NOTHING, "remove it"),
+    (schema.Route, "balance"): (("ordered",), "remove it (balance: ordered)"),
+    (schema.Target, "weight"): ((1.0,), "remove it (weight: 1)"),
+    (schema.Client, "priority"): (_NOTHING, "remove it"),
+    (schema.Client, "weight"): (_NOTHING, "remove it"),
+    (schema.Client, "limits"): (_NOTHING, "remove it"),
+}
+
+
+def report(configuration: Section, rest: Remainder, findings: Findings) -> None:
+    """Report every key whose feature is not built in this version."""
+    for path, section in sections(configuration):
+        for key in section.model_fields_set:
+            allowed, advice = NOT_BUILT.get((type(section), key), (None, ""))
+            if allowed is None or getattr(section, key) in allowed:
+                continue
+            said = f" ({getattr(section, key)})" if key == "dialect" else ""
+            findings.add((*rest.origin(path), key), f"not built yet in version {__version__}{said}; {advice}", at_key=True)

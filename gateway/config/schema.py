@@ -1,0 +1,353 @@
+"""The shape of a configuration file: every key, its reader, its default and what it means.
+
+Reads like the file itself: defaults are written as an operator writes them and go through the same readers. Every section refuses
+unknown keys and is frozen. No key is required here: what must be said is listed in `REQUIRED` and looked for in the file itself, so
+that one missing key hides no other mistake (its field holds a blank, which no compiled configuration ever shows). What a key means
+beyond its own value (names that must exist, routes that can never match) is `checks`' business. Descriptions serve editors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.config.document import Path
+from gateway.config.units import Rate as Amount
+from gateway.config.values import (
+    OFF,
+    Address,
+    ApiVersion,
+    BaseUrl,
+    Certificates,
+    ClientKey,
+    Duration,
+    FaultName,
+    Glob,
+    Headers,
+    HedgeAfter,
+    Hold,
+    Keys,
+    Label,
+    Model,
+    Name,
+    PathGlob,
+    PositiveDuration,
+    PositiveShare,
+    Proxy,
+    Rate,
+    Share,
+    Size,
+    Switch,
+    Token,
+    Weight,
+    choice,
+    count,
+    from_string,
+)
+
+DIALECTS: Final = ("openai", "azure", "anthropic", "gemini")
+
+
+def _said(default: str, description: str) -> Any:
+    """Declare a key by what an operator would write to get its default, so that the default goes through the key's own reader."""
+    return Field(default=default, description=description)
+
+
+class Section(BaseModel):
+    """What all sections of the file have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True, defer_build=True)
+
+
+class RateLimit(Section):
+    """How much per time, and how much of it at once."""
+
+    rate: Rate = Field(description="Amount per period: 8/s, 600/min, 100/10s, 10k/h.", default=Amount(1, 1), validate_default=False)
+    burst: Annotated[int, *count(1, 10**12)] | None = Field(
+        description="How many may go at once; a tenth of the period's amount, at least 1, where it is not said.", default=None
+    )
+
+
+Limit = Annotated[RateLimit, from_string("rate")]
+
+
+class ServerLimits(Section):
+    """What one client connection, and all together, may take."""
+
+    header_bytes: Size = _said("64KiB", "A request's head, at most.")
+    headers: Annotated[int, *count(1, 10_000)] = Field(description="Header lines in a request, at most.", default=100)
+    body_bytes: Size = _said("512MiB", "A request's body, at most.")
+    replay_bytes: Size = _said("32MiB", "Largest body that is kept for another attempt; larger ones get one attempt.")
+    replay_total: Size = _said("256MiB", "Memory for all kept bodies together.")
+    connections: Annotated[int, *count(1, 1_000_000)] = Field(description="Client connections, at most.", default=20_000)
+
+
+class ServerTimeouts(Section):
+    """How long a client may take over a request."""
+
+    header: PositiveDuration = _said("10s", "From a request's first byte to the end of its head.")
+    body_idle: PositiveDuration = _said("30s", "Silence within a request's body.")
+    keepalive: PositiveDuration = _said("75s", "How long an idle connection stays; keep it above your clients' own.")
+
+
+class Drain(Section):
+    """How the gateway leaves."""
+
+    delay: Duration = _said("5s", "Not ready, but still accepting: load balancers need time to notice.")
+    timeout: Duration = _said("300s", "For requests under way, counted from the end of the delay.")
+
+
+class Server(Section):
+    """The data port, which apps call."""
+
+    listen: Address = _said("127.0.0.1:8080", "Host and port; beyond loopback, `clients` must be named or `open` be on.")
+    open: Switch = Field(description="Let everybody who reaches the port call, without `clients`.", default=False)
+    limits: ServerLimits = Field(description="Sizes and counts.", default_factory=ServerLimits)
+    timeouts: ServerTimeouts = Field(description="Times of a client's connection.", default_factory=ServerTimeouts)
+    drain: Drain = Field(description="How the gateway leaves.", default_factory=Drain)
+
+
+class Admin(Section):
+    """The admin port: metrics, health, status."""
+
+    listen: Address = _said("127.0.0.1:9901", "Host and port; beyond loopback a token is required.")
+    token: Token = Field(
+        description="Guards the status and admin pages; empty: none. `file:/path` is re-read on change.",
+        default=None,
+        validate_default=False,
+        repr=False,
+    )
+
+
+class ClientLimits(Section):
+    """How much one client may send."""
+
+    requests: Limit | None = Field(description="Requests per time.", default=None)
+    tokens: Limit | None = Field(description="Tokens per time.", default=None)
+    concurrent: Annotated[int, *count(1, 1_000_000)] | None = Field(description="Requests at the same time.", default=None)
+
+
+class Client(Section):
+    """An app that may call."""
+
+    name: Name = Field(description="Its name in logs and metrics.", default="", validate_default=False)
+    key: ClientKey = Field(
+        description="Its key, or `sha256:` and the lower-case hex SHA-256 of the key.",
+        default=b"",
+        validate_default=False,
+        repr=False,
+    )
+    models: tuple[Glob, ...] | None = Field(
+        description="Models it may name, as patterns; all where left out.", default=None, min_length=1
+    )
+    priority: Annotated[str, *choice("interactive", "normal", "batch")] = _said("normal", "Whose turn it is in a queue.")
+    weight: Weight = Field(description="Its share of a busy provider.", default=1.0)
+    limits: ClientLimits | None = Field(description="How much it may send.", default=None)
+
+
+class Tls(Section):
+    """How a provider's certificate is checked."""
+
+    ca: Certificates | None = Field(description="PEM file of the authorities to trust instead of the system's.", default=None)
+    server_name: Label | None = Field(description="The name to ask for and to check, where it is not the host's.", default=None)
+
+
+class Breaker(Section):
+    """When traffic is led away from a failing target, and how it comes back."""
+
+    consecutive: Annotated[int, *count(1, 10_000)] = Field(description="Failures in a row that open it.", default=5)
+    failure_rate: PositiveShare = _said("50%", "Failed share of the window that opens it.")
+    min_requests: Annotated[int, *count(1, 1_000_000)] = Field(
+        description="Requests in the window before its rate counts.", default=20
+    )
+    window: PositiveDuration = _said("30s", "How far back the rate looks.")
+    open: PositiveDuration = _said("5s", "How long it stays open at first; doubles up to `max_open`.")
+    max_open: PositiveDuration = _said("30s", "How long it stays open at most.")
+    ramp: Duration = _said("30s", "How long a recovered target takes to get its full share back.")
+
+
+class RetryBudget(Section):
+    """How many requests may be repeated at this provider."""
+
+    ratio: Share = _said("20%", "Repeats per first attempt.")
+    floor: Annotated[float, *count(0, 100_000)] = Field(description="Repeats per 10 s that are always allowed.", default=3)
+
+
+class Quota(Section):
+    """What the account may send; learned from the provider's answers where it is not said."""
+
+    requests: Limit | None = Field(description="Requests per time.", default=None)
+    tokens: Limit | None = Field(description="Tokens per time.", default=None)
+    concurrent: Annotated[int, *count(1, 1_000_000)] | None = Field(description="Requests at the same time.", default=None)
+
+
+class Queue(Section):
+    """Where requests wait for room at a busy target."""
+
+    depth: Annotated[int, *count(0, 1_000_000)] = Field(description="Requests that may wait, per target.", default=1000)
+    wait: Duration = _said("10s", "All waiting of one exchange together, at most.")
+
+
+class Provider(Section):
+    """An upstream account."""
+
+    dialect: Annotated[str, *choice(*DIALECTS)] = _said("openai", "What it speaks.")
+    base_url: BaseUrl = Field(description="Where it is; endpoints' paths are added to this.", default=None, validate_default=False)
+    api_key: Keys = Field(
+        description="Its key, or several of which the first usable one serves; `${VAR}`, or `file:/path`, re-read on change. "
+        "Left out: the client's own key is passed on.",
+        default_factory=tuple,
+        validate_default=False,
+        repr=False,
+    )
+    api_version: ApiVersion | None = Field(
+        description="Azure only: use the dated addresses of this version; left out: the v1 addresses.", default=None
+    )
+    domain: Name | None = Field(description="What fails together; the provider's name where it is not said.", default=None)
+    region: Label | None = Field(description="Where it is, for the status page.", default=None)
+    headers: Headers = Field(description="Added to every request.", default_factory=dict, validate_default=False, repr=False)
+    tls: Tls = Field(description="How its certificate is checked.", default_factory=Tls)
+    proxy: Proxy = Field(
+        description="http://[user:password@]host:port, or off; the environment's HTTPS_PROXY and kin where it is not said.",
+        default=None,
+        validate_default=False,
+        repr=False,
+    )
+    connect: PositiveDuration = _said("5s", "For DNS, TCP and TLS together.")
+    pool: Annotated[int, *count(1, 100_000)] = Field(description="Connections, at most.", default=1000)
+    breaker: Breaker = Field(description="When to lead traffic away.", default_factory=Breaker)
+    retry_budget: RetryBudget = Field(description="How many requests may be repeated here.", default_factory=RetryBudget)
+    quota: Quota | None = Field(description="What the account may send.", default=None)
+    queue: Queue | None = Field(description="Where requests wait for room.", default=None)
+
+
+class Match(Section):
+    """Which requests a route takes; all of what is said must fit, `{}` takes everything."""
+
+    models: tuple[Glob, ...] | None = Field(description="Names of models, as patterns.", default=None, min_length=1)
+    paths: tuple[PathGlob, ...] | None = Field(description="Paths of endpoints, as patterns.", default=None, min_length=1)
+    clients: tuple[Name, ...] | None = Field(description="Names of clients.", default=None, min_length=1)
+
+
+class Target(Section):
+    """A place that can serve."""
+
+    provider: Name = Field(description="One of `providers`.", default="", validate_default=False)
+    model: Model | None = Field(description="The model's name there; the client's where it is not said.", default=None)
+    weight: Weight = Field(description="Its share where targets are balanced.", default=1.0)
+    only_for: tuple[FaultName, ...] | None = Field(description="Tried only after one of these faults.", default=None, min_length=1)
+
+
+class Route(Section):
+    """A rule: which requests, to which targets, under which policy. The first that matches wins."""
+
+    name: Name = Field(description="Its name in logs, metrics and headers.", default="", validate_default=False)
+    match: Match = Field(description="Which requests; `{}` takes everything.", default_factory=Match)
+    targets: tuple[Annotated[Target, from_string("provider")], ...] = Field(
+        description="In order of preference; a bare name keeps the client's model name.", default=()
+    )
+    balance: Annotated[str, *choice("ordered", "weighted", "fastest", "least_busy")] = _said("ordered", "How targets are chosen.")
+    policy: Name = _said("default", "One of `policies`.")
+
+
+class PolicyTimeouts(Section):
+    """Limits of one attempt."""
+
+    first_token: PositiveDuration = _said("120s", "From send to first content, for streams.")
+    stall: PositiveDuration = _said("120s", "Silence after the answer's first byte.")
+    answer: PositiveDuration = _said("600s", "From send to the end of a whole non-streamed answer.")
+    max_stream: PositiveDuration = _said("60m", "From send to the end of a stream.")
+
+
+class Backoff(Section):
+    """How long to wait before the same target is asked again: min(cap, base * 2^n), randomised."""
+
+    base: PositiveDuration = _said("500ms", "The first wait.")
+    cap: PositiveDuration = _said("8s", "The longest wait.")
+    jitter: Annotated[str, *choice("full", "equal", "decorrelated")] = _said("full", "How it is randomised.")
+
+
+class Hedge(Section):
+    """When a second attempt is started beside a slow one."""
+
+    after: HedgeAfter = _said("p95", "Percentile of the target's time to first content.")
+    floor: PositiveDuration = _said("300ms", "Never sooner than this.")
+    budget: Share = _said("5%", "Share of requests that may be hedged.")
+    non_stream: Switch = Field(description="Also where the answer is not a stream.", default=False)
+
+
+class Stream(Section):
+    """How streams are relayed."""
+
+    hold: Hold = _said("none", "Hold content back to mend an early break: none, a time, or all.")
+    resume: Switch = Field(description="Continue a broken stream by another request.", default=False)
+    keepalive: PositiveDuration | None = Field(description="Send comments in silent gaps.", default=None)
+
+
+class Policy(Section):
+    """A route's numbers."""
+
+    deadline: PositiveDuration = _said("600s", "Until the answer begins; a client's own patience shortens it.")
+    attempts: Annotated[int, *count(1, 10)] = Field(description="Upstream requests per client request, of any kind.", default=4)
+    timeouts: PolicyTimeouts = Field(description="Limits of one attempt.", default_factory=PolicyTimeouts)
+    backoff: Backoff = Field(description="Waiting before the same target is asked again.", default_factory=Backoff)
+    rate_limit_wait: Duration = _said(
+        "3s", "How long to wait for a preferred target that is at its limit, before the next is used; 0s: never."
+    )
+    hedge: Annotated[Hedge | None, OFF] = Field(
+        description="A second attempt beside a slow one, or off.", default=None, json_schema_extra={"default": False}
+    )
+    stream: Stream = Field(description="How streams are relayed.", default_factory=Stream)
+    content_policy: Annotated[str, *choice("return", "failover")] = _said(
+        "return", "What to do with a refusal on content: return it, or try another target."
+    )
+
+
+class Configuration(Section):
+    """Configuration of the gateway."""
+
+    server: Server = Field(description="The data port, which apps call.", default_factory=Server)
+    admin: Admin = Field(description="The admin port: metrics, health, status.", default_factory=Admin)
+    clients: tuple[Client, ...] | None = Field(
+        description="Who may call; left out: whoever reaches the port, with their own key where a provider has none.",
+        default=None,
+        min_length=1,
+    )
+    providers: dict[str, Provider] = Field(
+        description="Upstream accounts by name.", default_factory=dict, validate_default=False, min_length=1
+    )
+    provider_defaults: Provider = Field(description="The same keys, for all providers.", default_factory=Provider)
+    routes: tuple[Route, ...] | None = Field(
+        description="First match wins; may be left out where there is only one provider, which then takes everything.",
+        default=None,
+        min_length=1,
+    )
+    policies: dict[str, Policy] = Field(
+        description="Named sets of numbers; all start from `default`, which is built in and may be changed.", default_factory=dict
+    )
+
+
+REQUIRED: Final[dict[type[Section], tuple[str, ...]]] = {
+    Configuration: ("providers",),
+    Client: ("name", "key"),
+    Route: ("name", "match", "targets"),
+    Target: ("provider",),
+    RateLimit: ("rate",),
+}
+"""Keys that must be written. A provider's `dialect` and `base_url` must be too, but may come from `provider_defaults`."""
+
+
+def sections(value: Any, path: Path = ()) -> Iterator[tuple[Path, Section]]:
+    """Yield every section of a configuration with its path, from the top down."""
+    if isinstance(value, Section):
+        yield path, value
+        for key in type(value).model_fields:
+            yield from sections(getattr(value, key), (*path, key))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from sections(item, (*path, key))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from sections(item, (*path, index))

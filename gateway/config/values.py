@@ -1,0 +1,232 @@
+"""What one key may hold: a reader for each kind of value, bound to what an editor should know of it.
+
+Names, patterns, keys, headers and addresses are read here, one value at a time; which key holds which stands in `schema`. Secrets
+and certificates are opened while they are read, so that a missing file is reported at the line that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
+
+from gateway.config import addresses, secrets, units
+from gateway.config.snapshot import Secret
+from gateway.config.units import Mistake
+from gateway.core.verdicts import Fault
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_OURS: Final = frozenset(
+    {
+        "authorization",
+        "api-key",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+    },
+)
+"""Headers that the gateway writes itself: framing, hop-by-hop, and the credential."""
+
+
+def name(value: object) -> str:
+    """Read a name of ours: it becomes a metric label, a header's part and a path segment."""
+    written = units.text(value)
+    if not _NAME.fullmatch(written):
+        raise Mistake("not a name; use up to 64 letters, digits, `.`, `_`, `-` and `@`, beginning with a letter or digit")
+    return written
+
+
+def _model(value: object) -> str:
+    written = units.text(value)
+    if not written or len(written) > 256 or any(char <= " " or char == "\x7f" for char in written):
+        raise Mistake("not a model's name: it has 1 to 256 characters and no spaces")
+    return written
+
+
+def _glob(value: object) -> str:
+    written = _model(value)
+    if re.search(r"\[(?![!]?[^\]]+\])", written):
+        raise Mistake("the pattern's `[` is never closed by `]`")
+    return written
+
+
+def _path_glob(value: object) -> str:
+    written = _glob(value)
+    if not written.startswith("/"):
+        raise Mistake("paths begin with `/`, e.g. /v1/chat/completions")
+    return written
+
+
+def _client_key(value: object) -> bytes:
+    written = secrets.secret_text(value)
+    if written.startswith("sha256:"):
+        digest = written.removeprefix("sha256:")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest, re.ASCII):
+            raise Mistake("`sha256:` is followed by 64 lower-case hexadecimal digits, the hash of the key", quote=False)
+        return bytes.fromhex(digest)
+    return hashlib.sha256(secrets.secret(written).reveal().encode()).digest()
+
+
+def _keys(value: object) -> tuple[Secret, ...]:
+    keys = tuple(map(secrets.secret, value if isinstance(value, list) else [value]))
+    if not keys:
+        raise Mistake("the list has no key; leave `api_key` out to pass on the client's own", quote=False)
+    if len({key.id for key in keys}) < len(keys):
+        raise Mistake("the same key stands here twice", quote=False)
+    return keys
+
+
+def _headers(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise Mistake("a mapping of header names and values is expected", quote=False)
+    headers: dict[str, str] = {}
+    for header, content in value.items():
+        lower = header.lower()
+        if not _TOKEN.fullmatch(header):
+            raise Mistake("a header's name has only letters, digits and dashes", quote=False)
+        if lower in _OURS or lower.startswith("x-gateway-"):
+            raise Mistake(
+                f"{lower} is the gateway's to write" + ("; use `api_key`" if lower in {"authorization", "api-key"} else "")
+            )
+        if lower in headers:
+            raise Mistake(f"{lower} stands here twice")
+        try:
+            written = secrets.secret_text(content)
+        except Mistake as mistake:
+            raise Mistake(f"{lower}: {mistake.message}") from None
+        if not all(char == "\t" or " " <= char <= "~" for char in written):
+            raise Mistake(f"{lower}: a header's value has only printable ASCII characters")
+        headers[lower] = written.strip()
+    return headers
+
+
+def _certificates(value: object) -> str:
+    path = units.text(value)
+    if not path.startswith("/"):
+        raise Mistake("write the absolute path of a PEM file")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib cannot read a bounded part
+            head = file.read(1024 * 1024)
+    except OSError as error:
+        raise Mistake(f"cannot be read: {(error.strerror or 'unknown error').lower()}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in head:
+        raise Mistake("holds no PEM certificate")
+    return path
+
+
+def _fault(value: object) -> Fault:
+    return Fault(units.one_of(value, tuple(Fault)))
+
+
+def _api_version(value: object) -> str:
+    written = units.text(value)
+    if not re.fullmatch(r"[A-Za-z0-9.-]{1,32}", written, re.ASCII):
+        raise Mistake('not an API version, e.g. "2024-10-21"')
+    return written
+
+
+def _hold(value: object) -> str | float:
+    return value if isinstance(value, str) and value in {"none", "all"} else units.duration(value)
+
+
+def _hedge_after(value: object) -> str:
+    written = units.text(value)
+    if not re.fullmatch(r"p[1-9][0-9]", written, re.ASCII):
+        raise Mistake("a percentile is expected, from p10 to p99")
+    return written
+
+
+def from_string(key: str) -> BeforeValidator:
+    """Let a bare string stand for the mapping that has only this key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+def _off(value: object) -> object:
+    if value is True:
+        raise Mistake("`on` says too little: write the mapping, e.g. {after: p95, floor: 300ms, budget: 5%}")
+    return None if value is False or value == "off" else value
+
+
+def _string(pattern: str = "", *examples: str) -> WithJsonSchema:
+    schema: dict[str, Any] = {"type": "string"}
+    if pattern:
+        # A reference is allowed wherever a string is; what it will hold, an editor cannot know.
+        schema["pattern"] = rf"^(?:{pattern}|.*\$\{{.*)$"
+    if examples:
+        schema["examples"] = list(examples)
+    return WithJsonSchema(schema)
+
+
+def count(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
+    """Describe a whole number within bounds."""
+    schema: dict[str, Any] = {
+        "anyOf": [{"type": "integer", "minimum": low, "maximum": high}, {"type": "string", "pattern": r"\$\{"}]
+    }
+    return PlainValidator(lambda value: units.integer(value, low, high)), WithJsonSchema(schema)
+
+
+def choice(*choices: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """Describe one word of a few."""
+    return PlainValidator(lambda value: units.one_of(value, choices)), WithJsonSchema({"enum": list(choices)})
+
+
+_SPAN: Final = r"(?:\d+(?:\.\d+)?(?:h|m|s|ms))+"
+_SWITCH: Final = WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["on", "off"]}, {"type": "string", "pattern": r"\$\{"}]})
+_SECRET: Final = WithJsonSchema({"type": "string", "minLength": 1})
+
+Duration = Annotated[float, PlainValidator(units.duration), _string(_SPAN, "250ms", "2s", "1m", "1h")]
+PositiveDuration = Annotated[float, PlainValidator(units.positive_duration), _string(_SPAN, "250ms", "2s", "1m", "1h")]
+Size = Annotated[int, PlainValidator(units.size), _string(r"\d+(?:\.\d+)? ?[kKMmGgTt]?i?[bB]", "64KiB", "10MB")]
+Share = Annotated[float, PlainValidator(units.share), _string(r"\d+(?:\.\d+)? ?%", "20%")]
+PositiveShare = Annotated[float, PlainValidator(units.positive_share), _string(r"\d+(?:\.\d+)? ?%", "50%")]
+Rate = Annotated[
+    units.Rate,
+    PlainValidator(units.rate),
+    _string(r"\d+(?:\.\d+)?[kM]? ?/ ?\d*(?:ms|s|sec|m|min|h|hour|d|day)", "8/s", "600/min", "100/10s", "10k/h"),
+]
+Weight = Annotated[float, PlainValidator(units.decimal), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+Switch = Annotated[bool, PlainValidator(units.switch), _SWITCH]
+Name = Annotated[str, PlainValidator(name), _string(r"[A-Za-z0-9][A-Za-z0-9._@\-]{0,63}")]
+Model = Annotated[str, PlainValidator(_model), _string()]
+Glob = Annotated[str, PlainValidator(_glob), _string("", "gpt-*", "claude-*")]
+PathGlob = Annotated[str, PlainValidator(_path_glob), _string("/.*", "/v1/chat/completions", "/v1/files*")]
+Address = Annotated[addresses.Listen, PlainValidator(addresses.listen), _string(r".+:\d+", "127.0.0.1:8080", "[::1]:8080")]
+
+Token = Annotated[Secret | None, PlainValidator(secrets.optional_secret), _SECRET]
+ClientKey = Annotated[bytes, PlainValidator(_client_key), _SECRET]
+Keys = Annotated[
+    tuple[Secret, ...],
+    PlainValidator(_keys),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+Headers = Annotated[
+    dict[str, str], PlainValidator(_headers), WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}})
+]
+BaseUrl = Annotated[
+    addresses.BaseUrl | None, PlainValidator(addresses.base_url), _string("https?://.*", "https://api.openai.com/v1")
+]
+Proxy = Annotated[
+    str | None,
+    PlainValidator(addresses.proxy),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^(?:http://.*|file:/.*|off|.*\$\{.*)$"}, {"const": False}]}),
+]
+Certificates = Annotated[str, PlainValidator(_certificates), _string("/.*")]
+Label = Annotated[str, PlainValidator(name), _string()]
+ApiVersion = Annotated[str, PlainValidator(_api_version), _string()]
+FaultName = Annotated[Fault, PlainValidator(_fault), WithJsonSchema({"enum": list(Fault)})]
+HedgeAfter = Annotated[str, PlainValidator(_hedge_after), _string(r"p[1-9][0-9]", "p95")]
+Hold = Annotated[
+    str | float, PlainValidator(_hold), WithJsonSchema({"anyOf": [{"enum": ["none", "all"]}, {"type": "string", "pattern": _SPAN}]})
+]
+OFF: Final = BeforeValidator(_off)
+"""Lets `off` stand for the absence of a section."""

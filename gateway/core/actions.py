@@ -1,0 +1,106 @@
+"""What the machine may ask its driver to do. Each action is carried out once, in the order returned.
+
+Actions say what, never how: the driver knows sockets and bytes, the machine knows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.attempt import Attempt
+from gateway.errors import Reason
+
+
+class Advice:
+    """What we tell the client about coming back."""
+
+    __slots__ = ("delay_s", "retry")
+
+    def __init__(self, *, retry: bool | None = None, delay_s: float | None = None) -> None:
+        self.retry = retry
+        """`x-should-retry`; None leaves the upstream's (or none)."""
+        self.delay_s = delay_s
+        """For `retry-after` and `retry-after-ms`; None leaves the upstream's only where `retry` is None too."""
+
+
+UPSTREAMS_OWN = Advice()
+
+
+class Send:
+    """Begin this attempt."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+
+class Cancel:
+    """Close this attempt's connection; nothing more is heard of it."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+
+class Open:
+    """Write the response head of this attempt's answer: status and headers are fixed from here on."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+
+class Commit:
+    """Release this attempt's body bytes to the client: what was held so far, then as they come."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+
+class Relay:
+    """Give the client this failed attempt's answer, verbatim, with our advice; the exchange is over."""
+
+    __slots__ = ("advice", "attempt")
+
+    def __init__(self, attempt: Attempt, advice: Advice) -> None:
+        self.attempt = attempt
+        self.advice = advice
+
+
+class Refuse:
+    """Answer the client in the gateway's own words; the exchange is over."""
+
+    __slots__ = ("advice", "message", "reason", "status")
+
+    def __init__(self, status: int, reason: Reason, message: str, advice: Advice) -> None:
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.advice = advice
+
+
+class Break:
+    """End the committed answer so that it cannot be taken for whole; the exchange is over."""
+
+    __slots__ = ("code", "message")
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+
+
+class Finish:
+    """The exchange is over: the answer is whole, or there is nobody left to answer."""
+
+    __slots__ = ()
+
+
+Action = Send | Cancel | Open | Commit | Relay | Refuse | Break | Finish
+Actions = Sequence[Action]
+NOTHING: Actions = ()
+FINISH: Actions = (Finish(),)

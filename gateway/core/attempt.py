@@ -1,0 +1,131 @@
+"""What an exchange is made of: the request as the machine sees it, the places it may go, the attempts it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.breaker import Breaker, Permit
+from gateway.core.plan import Family, Policy, Target
+from gateway.core.record import AttemptRecord, Kind
+from gateway.core.registry import ProviderState, TargetState
+from gateway.core.verdicts import Scope
+
+NEVER = float("inf")
+
+
+class Place:
+    """A target resolved for one request's model and family, with its live state. Shared by all exchanges that may go there."""
+
+    __slots__ = ("model", "model_label", "provider", "state", "target")
+
+    def __init__(self, target: Target, model: str, model_label: str, provider: ProviderState, state: TargetState) -> None:
+        self.target = target
+        self.model = model
+        """The model's name at the provider; empty where the request names none."""
+        self.model_label = model_label
+        self.provider = provider
+        self.state = state
+
+    def share(self, now: float) -> float:
+        """Return the share of requests that may go here: the target's and its provider's, whichever is less."""
+        return min(self.state.breaker.share(now), self.provider.breaker.share(now))
+
+    def failing(self, now: float) -> float:
+        """Return the share of failures lately, the worse of target and provider."""
+        return max(self.state.breaker.failing(now), self.provider.breaker.failing(now))
+
+    def worse_breaker(self, now: float) -> Breaker:
+        """Return the breaker that holds this place back the most."""
+        target, provider = self.state.breaker, self.provider.breaker
+        return provider if provider.failing(now) > target.failing(now) else target
+
+    def reopens_in(self, now: float) -> float:
+        """Return the seconds until both breakers let a probe pass."""
+        return max(self.state.breaker.reopens_in(now), self.provider.breaker.reopens_in(now))
+
+
+class Attempt(AttemptRecord):
+    """One upstream request, with what the machine must remember of it."""
+
+    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "streaming", "uploading")
+
+    def __init__(
+        self,
+        number: int,
+        kind: Kind,
+        place: Place,
+        credential: str | None,
+        permits: tuple[Permit, Permit],
+        now: float,
+    ) -> None:
+        super().__init__(number, kind, place.provider.name, place.model, place.model_label, now)
+        self.place = place
+        self.credential = credential
+        """Id of our own key to send; None: the client's own, or none."""
+        self._permits = permits
+        self.limit_s = NEVER
+        """From send to first content of a stream, or to the end of another answer."""
+        self.answered = False
+        """The driver holds a whole error answer of this attempt, fit for the client's eyes."""
+        self.streaming = False
+        """The answer is an event stream."""
+        self.uploading = False
+        """The request's body is still on its way: silence of the provider is no fault yet. Kept by the driver."""
+
+    @property
+    def probe(self) -> bool:
+        """Whether this is the one request that tests a half-open breaker."""
+        return self._permits[0].probe or self._permits[1].probe
+
+    def alive(self, now: float) -> None:
+        """First content came."""
+        for permit in self._permits:
+            permit.alive(now)
+
+    def settle(self, now: float, scope: Scope | None, *, counts: bool = True) -> None:
+        """End the permits: `scope` None is a success, else whose failure it was; `counts` False makes it nobody's."""
+        target, provider = self._permits
+        if scope is None:
+            target.success(now)
+            provider.success(now)
+            return
+        for permit, own in ((target, Scope.TARGET), (provider, Scope.PROVIDER)):
+            if counts and scope is own:
+                permit.dropped(now)
+            else:
+                permit.ignore()
+
+
+class Ask:
+    """What the machine must know about a client's request; set by admission, constant from then on."""
+
+    __slots__ = ("already_retried", "candidates", "deadline_at", "family", "foreign_key", "policy", "route", "safe",
+                 "stream")  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        route: str,
+        policy: Policy,
+        candidates: Sequence[Place],
+        family: Family,
+        stream: bool,
+        safe: bool,
+        deadline_at: float,
+        foreign_key: str | None = None,
+        already_retried: bool = False,
+    ) -> None:
+        self.route = route
+        self.policy = policy
+        self.candidates = candidates
+        """Where it may go, in order of preference."""
+        self.family = family
+        self.stream = stream
+        self.safe = safe
+        """A method without side effects (RFC 9110 section 9.2.1)."""
+        self.deadline_at = deadline_at
+        """Until commit: the policy's deadline or the client's patience, whichever ends first."""
+        self.foreign_key = foreign_key
+        """Hash of the client's own key where that is what goes upstream; None: our keys, or none."""
+        self.already_retried = already_retried
+        """The client itself is retrying (`x-stainless-retry-count` > 0)."""

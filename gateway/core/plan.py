@@ -1,0 +1,152 @@
+"""What an operator wants, compiled: the immutable plan that exchanges are decided by.
+
+Everything here is complete: no optional setting reaches the request path. Durations are seconds as `float`, shares are 0 to 1,
+sizes are bytes. Built by `gateway.config.compile`, never mutated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.core.verdicts import Fault
+
+
+class Family(StrEnum):
+    """The kind of endpoint a request is for."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    IMAGES = "images"
+    AUDIO = "audio"
+    MODERATIONS = "moderations"
+    FILES = "files"
+    BATCHES = "batches"
+    FINE_TUNING = "fine_tuning"
+    REALTIME = "realtime"
+    VIDEOS = "videos"
+    OTHER = "other"
+
+
+INFERENCE = frozenset(
+    {
+        Family.CHAT,
+        Family.COMPLETIONS,
+        Family.RESPONSES,
+        Family.MESSAGES,
+        Family.EMBEDDINGS,
+        Family.IMAGES,
+        Family.AUDIO,
+        Family.MODERATIONS,
+    },
+)
+"""Stateless model calls: replayable after their first byte was sent (law 10), held until complete when JSON (law 5)."""
+
+
+class Jitter(StrEnum):
+    """How a backoff is randomised; formulas in `core.backoff`."""
+
+    FULL = "full"
+    EQUAL = "equal"
+    DECORRELATED = "decorrelated"
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffPlan:
+    """Exponential backoff with jitter: `min(cap, 2**n * base)`, randomised."""
+
+    base_s: float = 0.5
+    cap_s: float = 8.0
+    jitter: Jitter = Jitter.FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of one attempt, in seconds."""
+
+    first_token_s: float = 120.0
+    """From send to first content, for streams."""
+    stall_s: float = 120.0
+    """Silence after the first byte of the answer."""
+    answer_s: float = 600.0
+    """From send to the end of a non-streamed answer."""
+    max_stream_s: float = 3600.0
+    """From send to the end of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A route's numbers."""
+
+    name: str = "default"
+    deadline_s: float = 600.0
+    """Until commit; a client's own patience shortens it."""
+    attempts: int = 4
+    """Upstream requests per exchange, of any kind."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    backoff: BackoffPlan = field(default_factory=BackoffPlan)
+    rate_limit_wait_s: float = 3.0
+    """How long to wait for a preferred target that is at its limit, before using the next; 0 = never."""
+    failover_content_policy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPlan:
+    """When a breaker opens and how it comes back."""
+
+    consecutive: int = 5
+    failure_rate: float = 0.5
+    min_requests: int = 20
+    window_s: float = 30.0
+    open_s: float = 5.0
+    max_open_s: float = 30.0
+    ramp_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPlan:
+    """A provider's retry budget: `ratio` tokens per first attempt, `floor` per 10 s come by themselves."""
+
+    ratio: float = 0.2
+    floor: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPlan:
+    """What the core must know of a provider; addresses and secrets live in `config.snapshot`."""
+
+    name: str
+    domain: str
+    """Failure domain; providers of one domain are expected to fail together."""
+    credentials: tuple[str, ...] = ()
+    """Ids of our own keys (never the keys), in order of preference; empty: the client's own key is passed through."""
+    connect_s: float = 5.0
+    breaker: BreakerPlan = field(default_factory=BreakerPlan)
+    budget: BudgetPlan = field(default_factory=BudgetPlan)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A place that can serve: a provider, and the model's name there (None keeps the client's)."""
+
+    provider: ProviderPlan
+    model: str | None = None
+    weight: float = 1.0
+    only_for: frozenset[Fault] = frozenset()
+    """Tried only after one of these faults; empty: an ordinary target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A rule: which requests, to which targets, in which order, under which policy. Globs are shell-style, case-sensitive."""
+
+    name: str
+    targets: tuple[Target, ...]
+    policy: Policy
+    models: tuple[str, ...] | None = None
+    """None: the route does not look at the model, and also takes requests that name none."""
+    paths: tuple[str, ...] | None = None
+    clients: frozenset[str] | None = None

@@ -1,0 +1,147 @@
+"""What an exchange leaves behind: the records that metrics, access log and headers are made from.
+
+Written by `core.exchange` (decisions) and `egress.driver` (times and bytes seen on the wire), read by `observe` and `ingress`.
+All times are the loop's monotonic seconds; 0.0 means "did not happen".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from gateway.core.plan import Family
+from gateway.errors import Reason
+
+
+class Kind(StrEnum):
+    """Why an attempt was made."""
+
+    FIRST = "first"
+    RETRY = "retry"
+    FAILOVER = "failover"
+    HEDGE = "hedge"
+    RESUME = "resume"
+
+
+class Ending(StrEnum):
+    """How an exchange ended, for `requests_total{outcome}`."""
+
+    OK = "ok"
+    CALLER_ERROR = "caller_error"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CLIENT_GONE = "client_gone"
+
+
+class AttemptRecord:
+    """One upstream request."""
+
+    __slots__ = (
+        "bytes_in",
+        "code",
+        "content_at",
+        "ended_at",
+        "head_at",
+        "heard_at",
+        "kind",
+        "model",
+        "model_label",
+        "number",
+        "provider",
+        "sent_at",
+        "started_at",
+        "status",
+        "verdict",
+    )
+
+    def __init__(self, number: int, kind: Kind, provider: str, model: str, model_label: str, now: float) -> None:
+        self.number = number
+        """1 for the exchange's first attempt."""
+        self.kind = kind
+        self.provider = provider
+        self.model = model
+        """The model's name as sent to this provider; empty where the request names none."""
+        self.model_label = model_label
+        """The same, bounded for metrics: `*` for a name that no route lists."""
+        self.started_at = now
+        self.sent_at = 0.0
+        """When the request was first handed to a connected socket."""
+        self.heard_at = 0.0
+        """When the last byte of the answer came; the driver keeps it up to date chunk by chunk."""
+        self.head_at = 0.0
+        self.content_at = 0.0
+        """First content of a stream, or first body byte of another answer."""
+        self.ended_at = 0.0
+        self.status = 0
+        self.verdict = ""
+        """`ok`, a fault's name, or `cancelled`; empty while under way."""
+        self.code = ""
+        """The provider's error code or the I/O fault's name."""
+        self.bytes_in = 0
+
+
+class ExchangeRecord:
+    """One client request and its end."""
+
+    __slots__ = (
+        "attempts",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "ended_at",
+        "ending",
+        "family",
+        "method",
+        "model",
+        "model_label",
+        "opened_at",
+        "path",
+        "reason",
+        "received_at",
+        "request_id",
+        "route",
+        "saved_by",
+        "status",
+        "stream",
+        "stream_broken",
+        "usage",
+        "winner",
+    )
+
+    def __init__(self, request_id: str, now: float) -> None:
+        self.request_id = request_id
+        self.received_at = now
+        """When the request's head was complete."""
+        self.opened_at = 0.0
+        """When the response head was written."""
+        self.ended_at = 0.0
+        self.method = ""
+        self.path = ""
+        """Without the query, which may hold a key."""
+        self.family = Family.OTHER
+        self.route = ""
+        self.client = ""
+        """The authenticated client's name; empty where there are no `clients`."""
+        self.model = ""
+        """As the client named it; bounded to 128 characters."""
+        self.model_label = "*"
+        self.stream = False
+        """An event stream was asked for."""
+        self.attempts: list[AttemptRecord] = []
+        self.winner: AttemptRecord | None = None
+        """The attempt whose answer the client got, good or bad; None for the gateway's own answers."""
+        self.ending = Ending.FAILED
+        self.reason = Reason.NONE
+        self.saved_by: Kind | None = None
+        """Kind of the winning attempt, where the first one was not `ok` and the client got a whole, good answer."""
+        self.status = 0
+        self.stream_broken = False
+        """A stream broke after its commit."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.usage: tuple[int, int] | None = None
+        """(input tokens, output tokens) as reported by the provider; None where it reported none."""
+
+
+def trail(attempts: list[AttemptRecord], now: float) -> str:
+    """Render `x-gateway-trail`: `openai:server_error/0.42s, azure:ok/0.81s`; an attempt under way counts until `now`."""
+    return ", ".join(f"{a.provider}:{a.verdict or 'ok'}/{(a.ended_at or now) - a.started_at:.2f}s" for a in attempts)

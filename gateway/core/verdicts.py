@@ -1,0 +1,161 @@
+"""Outcomes and verdicts: what happened to an attempt, and what may be done about it.
+
+Classification is data (law 3): a dialect turns an error answer into an `ErrorFacts`, `match` walks a table of `Rule`s over it, and
+`FAULTS` says once, for every fault, what it allows. No other place in the gateway decides what a status code means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.core.message import Header
+
+
+class Fault(StrEnum):
+    """What was wrong with an attempt."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    STALLED = "stalled"
+    OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    BILLING = "billing"
+    CREDENTIAL = "credential"
+    MODEL_GONE = "model_gone"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_POLICY = "content_policy"
+    CALLER = "caller"
+    STREAM_BROKEN = "stream_broken"
+    EDGE_BLOCKED = "edge_blocked"
+    UNKNOWN = "unknown"
+
+
+class IOFault(StrEnum):
+    """How an attempt failed below HTTP; raised by egress, in the terms of the operating system."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    CONNECT_TIMEOUT = "connect_timeout"
+    TLS = "tls"
+    POOL_TIMEOUT = "pool_timeout"
+    RESET = "reset"
+    """The connection ended before the answer was whole."""
+    MALFORMED = "malformed"
+    """What came back is not HTTP, or contradicts itself."""
+    TIMEOUT = "timeout"
+    """The exchange's own limit for a first token or a whole answer ran out."""
+    STALLED = "stalled"
+    """Bytes came, then silence for longer than the policy's `stall`."""
+
+
+class Scope(StrEnum):
+    """Whose failure a fault is (law 7)."""
+
+    NOBODY = "nobody"
+    CREDENTIAL = "credential"
+    TARGET = "target"
+    PROVIDER = "provider"
+
+
+class Again(StrEnum):
+    """Whether the same target may be asked once more in the same exchange."""
+
+    NEVER = "never"
+    LAST_RESORT = "last_resort"
+    """Only where no other target can serve."""
+    WAIT = "wait"
+    """After the delay the provider stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRule:
+    """What one fault allows: again at the same target, elsewhere, and whose failure it is."""
+
+    again: Again
+    elsewhere: bool
+    scope: Scope
+    status: int
+    """What the client gets when the gateway must answer for this fault in its own words."""
+
+
+FAULTS: dict[Fault, FaultRule] = {
+    Fault.CONNECT: FaultRule(Again.LAST_RESORT, True, Scope.PROVIDER, 502),
+    Fault.TIMEOUT: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
+    Fault.STALLED: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
+    Fault.OVERLOADED: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 503),
+    Fault.RATE_LIMITED: FaultRule(Again.WAIT, True, Scope.CREDENTIAL, 429),
+    Fault.SERVER_ERROR: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
+    Fault.BILLING: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503),
+    Fault.CREDENTIAL: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503),
+    Fault.MODEL_GONE: FaultRule(Again.NEVER, True, Scope.TARGET, 404),
+    Fault.CONTEXT_LENGTH: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
+    Fault.CONTENT_POLICY: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
+    Fault.CALLER: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
+    Fault.STREAM_BROKEN: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
+    Fault.EDGE_BLOCKED: FaultRule(Again.NEVER, True, Scope.PROVIDER, 502),
+    Fault.UNKNOWN: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
+}
+
+
+class Outcome:
+    """What happened to an attempt, raw. Either a response (`status` > 0) or an I/O fault, or both when a body broke off."""
+
+    __slots__ = ("body", "detail", "headers", "in_stream", "io", "sent", "status")
+
+    def __init__(
+        self,
+        *,
+        status: int = 0,
+        headers: list[Header] | None = None,
+        body: bytes = b"",
+        io: IOFault | None = None,
+        sent: bool = True,
+        in_stream: bool = False,
+        detail: str = "",
+    ) -> None:
+        self.status = status
+        self.headers: list[Header] = headers if headers is not None else []
+        self.body = body
+        """The error body, or its first part; for `in_stream`, the payload of the error event."""
+        self.io = io
+        self.sent = sent
+        """Whether a byte of the request may have reached the provider."""
+        self.in_stream = in_stream
+        """The error came as an event inside a 200 stream."""
+        self.detail = detail
+        """A sentence for the log; never shown to clients verbatim, never a secret."""
+
+
+class Verdict:
+    """An outcome classified. `fault` is None for a good answer."""
+
+    __slots__ = ("ambiguous", "code", "delay", "fault", "message", "retry_same")
+
+    def __init__(
+        self,
+        fault: Fault | None,
+        *,
+        code: str = "",
+        message: str = "",
+        delay: float | None = None,
+        retry_same: bool = True,
+        ambiguous: bool = False,
+    ) -> None:
+        self.fault = fault
+        self.code = code
+        """The provider's own error code, or the I/O fault's name; bounded to 64 characters, for the log."""
+        self.message = message
+        self.delay = delay
+        """Seconds the provider asked us to stay away, clamped to [0, 86400]; None if it named none."""
+        self.retry_same = retry_same
+        """False where the provider said `x-should-retry: false`: forbids the same target, never another."""
+        self.ambiguous = ambiguous
+        """The provider may have done (and billed) the work: repeating it costs the budget double."""
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.fault or 'ok'} {self.code}>"
+
+
+OK = Verdict(None)

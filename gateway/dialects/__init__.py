@@ -1,0 +1,1 @@
+"""What each provider's wire looks like: addresses, credentials, error tables, rate-limit headers, streams. Pure."""

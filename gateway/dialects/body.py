@@ -1,0 +1,225 @@
+"""Reads what routing needs from a request's JSON body, and changes its model's name by one surgical edit.
+
+What is read as `model` is exactly what the provider will read (law 4): every JSON reader agrees on an object without duplicate
+keys, so a body whose top level has two `model`s or two `stream`s, in whatever spelling, is refused. The bytes around the edited
+name stay as they are. Forms are read in `forms`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import product
+from json.decoder import scanstring  # type: ignore[attr-defined]  # CPython's own C scanner; typeshed leaves it out
+from typing import Any
+
+import orjson
+
+Span = tuple[int, int]
+
+_DECODER = json.JSONDecoder(strict=False)
+_SPACE = re.compile(r"[ \t\n\r]*")
+_MODEL_KEY = b'"model"'
+_MODEL_VALUE = re.compile(rb'"model"[ \t\n\r]*+:[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_ESCAPED_LETTER = (b"\\u006", b"\\u007")
+"""Every letter of `model` and `stream` escapes to one of these; a body without them spells the keys plainly."""
+
+
+def _other_cases(word: str) -> Iterator[str]:
+    return (spelt for letters in product(*zip(word, word.upper(), strict=True)) if (spelt := "".join(letters)) != word)
+
+
+_LOOKALIKES = frozenset([*_other_cases("model"), *_other_cases("stream")])
+"""Some providers match keys regardless of case; beside the plain spelling these would make two readers disagree."""
+
+_PINNING_KEYS = (b'"file_id"', b'"file_ids"', b'"vector_store_ids"', b'"encrypted_content"', b'"item_reference"')
+_PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
+_DEPTH = 12
+
+
+class BodyFacts:
+    """What a request's body says."""
+
+    __slots__ = ("error", "include_usage", "model", "model_span", "pins", "stream", "valid")
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        stream: bool = False,
+        valid: bool = True,
+        error: str = "",
+        model_span: Span | None = None,
+        include_usage: bool = False,
+        pins: bool = False,
+    ) -> None:
+        self.model = model
+        """None where the body names none."""
+        self.stream = stream
+        self.valid = valid
+        """False: not to be sent anywhere, for the reason in `error`."""
+        self.error = error
+        """A sentence for the caller."""
+        self.model_span = model_span
+        """Where the model's value stands: a JSON string with its quotes, or a form field's raw value."""
+        self.include_usage = include_usage
+        """The client asked for the usage event of a chat stream."""
+        self.pins = pins
+        """The body refers to objects of one account, or creates one: no other account can serve it or its successors."""
+
+
+def read_json(body: bytes) -> BodyFacts:
+    """Read a whole JSON body. Anything but an object without ambiguous keys and with a text as `model`, if any, is not `valid`."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as problem:
+        document = _load_leniently(body)
+        if document is None:
+            return BodyFacts(valid=False, error=f"The body is not valid JSON: {problem}" if body else "The body is empty.")
+    if not isinstance(document, dict):
+        return BodyFacts(valid=False, error="The body must be a JSON object.")
+    if not _LOOKALIKES.isdisjoint(document):
+        return BodyFacts(valid=False, error="The body has a key that differs from `model` or `stream` only in case.")
+    model = document.get("model")
+    if "model" in document and not _is_text(model):
+        return BodyFacts(valid=False, error="`model` must be a string.")
+    span: Span | None = None
+    if body.count(_MODEL_KEY) > 1 or body.count(b'"stream"') > 1 or any(escape in body for escape in _ESCAPED_LETTER):
+        spans = top_level_spans(body.decode("latin-1"), {"model", "stream"})
+        twice = [key for key, found in spans.items() if len(found) > 1]
+        if twice:
+            return BodyFacts(valid=False, error=f"The body has the duplicate key `{twice[0]}`.")
+        span = spans["model"][0] if spans["model"] else None
+    elif model is not None:
+        # The only spelling of the key in the body must be the one that was parsed.
+        value = _MODEL_VALUE.match(body, body.find(_MODEL_KEY))
+        span = value.span(1) if value else None
+    options = document.get("stream_options")
+    return BodyFacts(
+        model=model,
+        stream=document.get("stream") is True,
+        model_span=span,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        pins=_pins(document, body),
+    )
+
+
+def read_json_prefix(prefix: bytes) -> BodyFacts | None:
+    """Read the model from the first part of a body too long to be held, or None if it is not in there.
+
+    Best effort: keys after the prefix are unknown, so `stream` may be missed and duplicates go unnoticed.
+    """
+    facts: BodyFacts | None = None
+    stream = False
+    text = prefix.decode("latin-1")
+    for key, (start, end) in _walk(text):
+        if key == "stream":
+            stream = text[start:end] == "true"
+        elif key == "model":
+            if facts is not None:
+                return BodyFacts(valid=False, error="The body has the duplicate key `model`.")
+            try:
+                model = orjson.loads(prefix[start:end])
+            except orjson.JSONDecodeError:
+                return None
+            if not _is_text(model):
+                return BodyFacts(valid=False, error="`model` must be a string.")
+            facts = BodyFacts(model=model, model_span=(start, end))
+    if facts is not None:
+        facts.stream = stream
+    return facts
+
+
+def replace_model(body: bytes, span: Span, new: str) -> bytes:
+    """Return the body with another model name; `span` as read from it. Every other byte stays."""
+    return body[: span[0]] + orjson.dumps(new) + body[span[1] :]
+
+
+def insert_model(body: bytes, new: str) -> bytes:
+    """Return the body with a model name as its first key, for a valid body that has none."""
+    brace = body.index(b"{") + 1
+    empty = body[brace:].lstrip(b" \t\n\r").startswith(b"}")
+    return body[:brace] + b'"model":' + orjson.dumps(new) + (b"" if empty else b",") + body[brace:]
+
+
+def top_level_spans(text: str, keys: set[str]) -> dict[str, list[Span]]:
+    """Return where the values of these keys stand at the top level of a JSON object, duplicates and escaped spellings included.
+
+    `text` is the body decoded as Latin-1, so that positions are byte offsets.
+    """
+    spans: dict[str, list[Span]] = {key: [] for key in keys}
+    for key, span in _walk(text):
+        if key in keys:
+            spans[key].append(span)
+    return spans
+
+
+def _walk(text: str) -> Iterator[tuple[str, Span]]:
+    """Yield key and value span of each top-level entry; ends quietly where the text breaks off."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        return
+    at = _skip(text, at + 1)
+    while text[at : at + 1] == '"':
+        try:
+            key, at = scanstring(text, at + 1, False)
+            at = _skip(text, at)
+            if text[at : at + 1] != ":":
+                return
+            start = _skip(text, at + 1)
+            at = _DECODER.raw_decode(text, start)[1]
+        except (ValueError, RecursionError):
+            return
+        yield key, (start, at)
+        at = _skip(text, at)
+        if text[at : at + 1] != ",":
+            return
+        at = _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
+
+
+def _load_leniently(body: bytes) -> Any:
+    """Parse what the standard library takes and orjson does not (lone surrogates, NaN): some providers take it too."""
+    try:
+        return json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _pins(document: dict[str, Any], body: bytes) -> bool:
+    if document.get("previous_response_id") or document.get("conversation") or document.get("background") is True:
+        return True
+    if document.get("store") is True and "messages" not in document:
+        # `store` of a response; chat completions have one too, but nothing else depends on it.
+        return True
+    if any(key in body for key in _PINNING_KEYS):
+        return any(_refers(document.get(part), _DEPTH) for part in ("messages", "input", "tools", "tool_resources"))
+    return False
+
+
+def _refers(value: Any, depth: int) -> bool:
+    """Whether an account's object is referred to somewhere below; schemas of tools only name such keys, without a text in them."""
+    if depth == 0:
+        return False
+    if isinstance(value, list):
+        return any(_refers(item, depth - 1) for item in value)
+    if not isinstance(value, dict):
+        return False
+    if value.get("type") == "item_reference":
+        return True
+    return any(
+        (key in _PINS and bool(below) and isinstance(below, str | list)) or _refers(below, depth - 1)
+        for key, below in value.items()
+    )

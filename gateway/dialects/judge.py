@@ -1,0 +1,130 @@
+"""Turns an outcome into a verdict: the one path from bytes to `Verdict`, shared by the dialects, each with its own table.
+
+Order: an I/O fault says what it is; an HTTP answer is reduced to facts and matched against the table (law 3). A good answer costs a
+scan of its first bytes, not a parse. What the caller's own key caused is the caller's (law 11).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.core.matcher import ErrorFacts, Rule, match
+from gateway.core.message import first
+from gateway.core.verdicts import OK, Fault, IOFault, Outcome, Verdict
+from gateway.dialects.delays import delay_of
+from gateway.dialects.error_body import ErrorBody, is_page, read_error
+from gateway.dialects.faults_openai import DEFAULT_IN_BAND_STATUS, IN_BAND_STATUS
+
+_NEVER_SENT = frozenset({IOFault.DNS, IOFault.CONNECT, IOFault.CONNECT_TIMEOUT, IOFault.TLS, IOFault.POOL_TIMEOUT})
+
+_IO_FAULTS: dict[IOFault, Fault] = {
+    IOFault.RESET: Fault.SERVER_ERROR,
+    IOFault.MALFORMED: Fault.SERVER_ERROR,
+    IOFault.TIMEOUT: Fault.TIMEOUT,
+    IOFault.STALLED: Fault.STALLED,
+}
+
+_SUSPICIOUS = re.compile(rb'"error"\s*:\s*[{"\[]|"object"\s*:\s*"error"')
+"""An error that is not null, near the start of a 200: OpenRouter and others put it first, Responses objects put it early."""
+
+_SCANNED_BYTES = 2048
+_BLANKS = re.compile(rb"\s*")
+_LONGEST_MESSAGE = 300
+
+_LIMIT = re.compile(r"\blimit:? ?([\d,]{1,15})\b.{0,80}?\brequested:? ?([\d,]{1,15})", re.IGNORECASE | re.ASCII | re.DOTALL)
+_TOO_LARGE = re.compile(r"^request too large", re.IGNORECASE)
+
+_KEY_LIKE = re.compile(r"\b(?:sk|pk|gsk|xai|key|AIza|Bearer)[-_ ]?[A-Za-z0-9_*.-]{8,}")
+
+
+def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: float) -> Verdict:
+    """Classify an outcome by the rules. Never raises.
+
+    For 2xx and 3xx answers this is meant for inference paths, where a page or a redirect cannot be a model's answer; elsewhere
+    they may be what the client asked for.
+    """
+    status = outcome.status
+    if outcome.io is not None and status < 400:
+        return _judge_io(outcome, outcome.io)
+    good = 200 <= status < 300
+    page = not outcome.in_stream and is_page(outcome.headers, outcome.body)
+    if good and not outcome.in_stream and not page and not _hides_an_error(outcome.body):
+        return OK
+    error = ErrorBody() if page else read_error(outcome.body)
+    if good and not page:
+        status = _in_band_status(error)
+    hints = status == 429 or status >= 498
+    text = f"{error.message} retryDelay: {error.retry_delay}" if hints else ""
+    delay = delay_of(outcome.headers, text, now_unix)
+    rule = match(
+        ErrorFacts(
+            status=status,
+            names=frozenset(error.names),
+            message=error.message,
+            html=page,
+            shaped=error.shaped,
+            oversize=_never_fits(error.message),
+            stated_delay=delay is not None,
+            own_key=own_key,
+        ),
+        rules,
+    )
+    return Verdict(
+        rule.fault,
+        code=rule.code or error.code,
+        message=_KEY_LIKE.sub("[key]", error.message)[:_LONGEST_MESSAGE],
+        delay=delay if rule.waits else None,
+        retry_same=rule.retry_same and (first(outcome.headers, b"x-should-retry") or b"").strip().lower() != b"false",
+        ambiguous=rule.ambiguous,
+    )
+
+
+def _judge_io(outcome: Outcome, io: IOFault) -> Verdict:
+    sent = outcome.sent and io not in _NEVER_SENT
+    fault = _IO_FAULTS.get(io, Fault.CONNECT)
+    if not sent and fault is Fault.SERVER_ERROR:
+        fault = Fault.CONNECT
+    return Verdict(fault, code=io.value, message=outcome.detail[:_LONGEST_MESSAGE], ambiguous=sent)
+
+
+def _hides_an_error(body: bytes) -> bool:
+    """Whether a 200 is an error in disguise: a top-level `error` and no result beside it."""
+    start = 0
+    if body[:1].isspace():
+        # Blank lines may precede the JSON for minutes, to keep the connection alive.
+        blanks = _BLANKS.match(body)
+        start = blanks.end() if blanks else 0
+    if not _SUSPICIOUS.search(body, start, start + _SCANNED_BYTES):
+        return False
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, dict) or document.get("choices") or document.get("data"):
+        return False
+    if document.get("object") == "error":
+        return True
+    return bool(document.get("error")) and (not document.get("output") or document.get("status") == "failed")
+
+
+def _in_band_status(error: ErrorBody) -> int:
+    """The HTTP status that an error inside a 200 stands for: its own numeric code, else the one of its names."""
+    if error.status:
+        return error.status
+    by_code = IN_BAND_STATUS.get(error.code.lower())
+    if by_code:
+        return by_code
+    return min((IN_BAND_STATUS[name] for name in error.names if name in IN_BAND_STATUS), default=DEFAULT_IN_BAND_STATUS)
+
+
+def _never_fits(message: str) -> bool:
+    found = _LIMIT.search(message)
+    if found is None:
+        return _TOO_LARGE.match(message) is not None
+    limit, requested = (int(number.replace(",", "") or "0") for number in found.groups())
+    return requested > limit

@@ -1,0 +1,1 @@
+"""Rehearses failure: simulated providers, fault scripts, the demo."""

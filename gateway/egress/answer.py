@@ -1,0 +1,372 @@
+"""One attempt's answer as it comes in: what is held, what is sniffed, what flows through (law 5).
+
+    error status              collected whole, judged on status, headers and body
+    JSON of inference paths   held until complete, so that a cut is mended unseen; past `HOLD_BYTES` it flows
+    event streams             held until the first content event, then relayed event-aligned and skimmed for their end
+    everything else           flows from its first byte
+
+Each mode is one method that takes a chunk; `head` picks the first. What an event means for the exchange is told to the driver.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import Protocol
+
+import orjson
+
+from gateway.core.attempt import Attempt
+from gateway.core.message import ResponseHead, first
+from gateway.core.plan import INFERENCE, Family
+from gateway.core.sse import EventSplitter, events
+from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
+from gateway.dialects.base import Dialect, Part, StreamReader
+from gateway.egress.surroundings import Surroundings
+from gateway.egress.upstream import Call
+
+HOLD_BYTES = 8 * 1024 * 1024
+ERROR_BYTES = 1024 * 1024
+"""An error answer longer than this is judged by its beginning and not shown to the client."""
+PRELUDE_BYTES = 1024 * 1024
+"""Lifecycle events and comments held before the first content; beyond, the stream flows."""
+LINGER_S = 1.0
+"""How long a finished stream's connection may take to end its body before it is closed instead of pooled."""
+
+
+class Reports(Protocol):
+    """What an answer tells its driver."""
+
+    def sending(self, answer: Answer) -> None: ...
+
+    def head(self, answer: Answer, status: int, *, streaming: bool) -> None: ...
+
+    def content(self, answer: Answer) -> None: ...
+
+    def flow(self, chunk: bytes) -> None:
+        """Committed bytes for the client."""
+        ...
+
+    def finished(self, answer: Answer) -> None: ...
+
+    def failed(self, answer: Answer, verdict: Verdict) -> None:
+        """Before or after the commit; the driver knows which."""
+        ...
+
+    def upload_blocked(self) -> None: ...
+
+    def upload_unblocked(self) -> None: ...
+
+
+class Answer:
+    """The receiver of one attempt."""
+
+    __slots__ = (
+        "_clock",
+        "_collecting",
+        "_driver",
+        "_family",
+        "_holding",
+        "_linger",
+        "_over",
+        "_own_key",
+        "_size",
+        "_splitter",
+        "_surroundings",
+        "_take",
+        "attempt",
+        "call",
+        "committed",
+        "dialect",
+        "error_status",
+        "held",
+        "reader",
+        "response",
+        "usage",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        driver: Reports,
+        attempt: Attempt,
+        dialect: Dialect,
+        family: Family,
+        surroundings: Surroundings,
+    ) -> None:
+        self._driver = driver
+        self._clock = surroundings.clock
+        self._surroundings = surroundings
+        self._family = family
+        self._own_key = attempt.credential is not None
+        self._over = False
+        self._take: Callable[[bytes], None] = self._collect
+        self._collecting = False
+        self._holding = False
+        self._size = 0
+        self._splitter: EventSplitter | None = None
+        self._linger: TimerHandle | None = None
+        self.attempt = attempt
+        self.dialect = dialect
+        self.call: Call | None = None
+        self.committed = False
+        self.response: ResponseHead | None = None
+        self.reader: StreamReader | None = None
+        """Set for event streams that we read."""
+        self.held: list[bytes] = []
+        """Body bytes that the client has not got: the whole answer, an error, or the events before the first content."""
+        self.error_status = 0
+        """For an error event inside a 200 stream: the status it would have had."""
+        self.usage: tuple[int, int] | None = None
+        self.whole = False
+        """Everything there will ever be is in `held`: the client can be told the exact length."""
+
+    # -- the receiver ---------------------------------------------------------------------------------------------------------
+
+    def sending(self) -> None:
+        self._driver.sending(self)
+
+    def head(self, head: ResponseHead) -> None:
+        self.response = head
+        status = head.status
+        streaming = False
+        inference = self._family in INFERENCE
+        content_type = (first(head.headers, b"content-type") or b"").lower() if inference else b""
+        if not 200 <= status < (300 if inference else 400) or content_type.startswith(b"text/html"):
+            self._collecting = True
+        elif content_type.startswith(b"text/event-stream"):
+            streaming = True
+            self._take = self._flow_from_here
+            if (first(head.headers, b"content-encoding") or b"identity").lower() == b"identity":
+                self.reader = self.dialect.stream(self._family)
+                self._splitter = EventSplitter()
+                self._take = self._sniff
+        elif b"json" in content_type:
+            self._holding = True
+            self._take = self._hold
+        else:
+            self._take = self._flow_from_here
+        self._driver.head(self, status, streaming=streaming)
+
+    def data(self, chunk: bytes) -> None:
+        if self._over:
+            return
+        attempt = self.attempt
+        attempt.heard_at = self._clock()
+        attempt.bytes_in += len(chunk)
+        self._take(chunk)
+
+    def ended(self) -> None:
+        self.call = None
+        if self._over:
+            self._stop_lingering()
+        elif self.reader is not None:
+            self._end_of_events(self.reader)
+        elif self._collecting:
+            self._judge(complete=True)
+        elif self._holding:
+            self._whole()
+        else:
+            self.whole = not self.committed
+            self._finish()
+
+    def failed(self, fault: IOFault, detail: str, *, sent: bool) -> None:
+        self.call = None
+        if self._over:
+            self._stop_lingering()
+        elif self._collecting:
+            # The head of an error says enough; its broken-off body is not shown.
+            self._judge(complete=False)
+        elif self.reader is not None and self.reader.ended:
+            self._finish()
+        else:
+            self._fail(self._classify(Outcome(io=fault, sent=sent, detail=detail)))
+
+    def blocked(self) -> None:
+        self._driver.upload_blocked()
+
+    def unblocked(self) -> None:
+        self._driver.upload_unblocked()
+
+    # -- what the driver asks for ---------------------------------------------------------------------------------------------
+
+    def commit(self) -> list[bytes]:
+        """Hand over what was held; from now on bytes flow."""
+        held, self.held = self.held, []
+        self.committed = True
+        return held
+
+    def cancel(self) -> None:
+        """Close the connection; nothing more is heard."""
+        self._over = True
+        self._stop_lingering()
+        self._close()
+
+    # -- modes ----------------------------------------------------------------------------------------------------------------
+
+    def _collect(self, chunk: bytes) -> None:
+        self.held.append(chunk)
+        self._size += len(chunk)
+        if self._size > ERROR_BYTES:
+            self._judge(complete=False)
+
+    def _hold(self, chunk: bytes) -> None:
+        self.held.append(chunk)
+        self._size += len(chunk)
+        if self._size > HOLD_BYTES:
+            self._holding = False
+            self._take = self._driver.flow
+            self._driver.content(self)
+
+    def _flow_from_here(self, chunk: bytes) -> None:
+        self.held.append(chunk)
+        self._take = self._driver.flow
+        self._driver.content(self)
+
+    def _sniff(self, chunk: bytes) -> None:
+        assert self._splitter is not None  # noqa: S101 - set with the mode
+        assert self.reader is not None  # noqa: S101 - set with the mode
+        block = self._splitter.feed(chunk)
+        if not block:
+            return
+        pieces = events(block)
+        for index, event in enumerate(pieces):
+            part = self.reader.read(event)
+            if part is Part.ERROR:
+                self._fail_in_stream(self.reader)
+                return
+            self.held.append(event)
+            self._size += len(event)
+            if part is not Part.LIFE or self._size > PRELUDE_BYTES:
+                self._take = self._events
+                self._driver.content(self)
+                rest = b"".join(pieces[index + 1 :])
+                if part is Part.END:
+                    self._finish()
+                elif rest:
+                    self._pass(rest)
+                return
+
+    def _events(self, chunk: bytes) -> None:
+        assert self._splitter is not None  # noqa: S101 - set with the mode
+        block = self._splitter.feed(chunk)
+        if block:
+            self._pass(block)
+
+    def _pass(self, block: bytes) -> None:
+        reader = self.reader
+        assert reader is not None  # noqa: S101 - set with the mode
+        part = reader.skim(block)
+        if part is Part.ERROR:
+            # The provider's shape may be one that SDKs do not raise on: what came before passes, the error goes out in ours.
+            whole = events(block)
+            good = b"".join(whole[:-1])
+            if good:
+                self._driver.flow(good)
+            self._fail_in_stream(reader)
+            return
+        self._driver.flow(block)
+        if part is Part.END:
+            self._finish()
+
+    # -- ends -----------------------------------------------------------------------------------------------------------------
+
+    def _end_of_events(self, reader: StreamReader) -> None:
+        rest = self._splitter.take_rest() if self._splitter is not None else b""
+        if rest.strip() == b"data: [DONE]":
+            # Its blank line is missing: harmless at the end. Any other event without one is half an event and is dropped.
+            self._take(rest.strip() + b"\n\n")
+        elif not reader.finished:
+            self._fail(Verdict(Fault.STREAM_BROKEN, code="no_terminator", ambiguous=True))
+        else:
+            if not self.committed:
+                self._driver.content(self)
+            terminator = reader.terminator()
+            if terminator:
+                self._driver.flow(terminator)
+            self._finish()
+
+    def _whole(self) -> None:
+        """A held answer is complete: judge it, since some errors come in the clothes of a 200 (OpenRouter)."""
+        head = self.response
+        assert head is not None  # noqa: S101 - a message ends after its head
+        body = self.held[0] if len(self.held) == 1 else b"".join(self.held)
+        self.held = [body] if body else []
+        if head.content_length is None and not head.chunked and not _is_json(body):
+            # Delimited by the end of the connection, which is how a cut looks too.
+            self._fail(self._classify(Outcome(io=IOFault.RESET, detail="the answer ended in the middle")))
+            return
+        verdict = self._classify(Outcome(status=head.status, headers=head.headers, body=body))
+        if verdict.fault is not None:
+            self.error_status = FAULTS[verdict.fault].status
+            self.attempt.answered = True
+            self._fail(verdict)
+            return
+        self.usage = self.dialect.usage(body)
+        self.whole = True
+        self._finish()
+
+    def _judge(self, *, complete: bool) -> None:
+        head = self.response
+        assert head is not None  # noqa: S101 - only a response is judged
+        body = b"".join(self.held)
+        self.held = [body] if body else []
+        verdict = self._classify(Outcome(status=head.status, headers=head.headers, body=body))
+        if verdict.fault is None:
+            # Not an error after all, but something an inference path does not usually say: the client's to read.
+            self.whole = True
+            self._finish()
+            return
+        html = (first(head.headers, b"content-type") or b"").lower().startswith(b"text/html")
+        self.attempt.answered = complete and not (html and self._family in INFERENCE)
+        self._close()
+        self._fail(verdict)
+
+    def _close(self) -> None:
+        if self.call is not None:
+            self.call.cancel()
+            self.call = None
+
+    def _classify(self, outcome: Outcome) -> Verdict:
+        return self.dialect.classify(outcome, own_key=self._own_key, now_unix=self._surroundings.unix())
+
+    def _fail_in_stream(self, reader: StreamReader) -> None:
+        payload = reader.error_payload()
+        verdict = self._classify(Outcome(status=200, body=payload, in_stream=True))
+        if verdict.fault is None:
+            verdict = Verdict(Fault.SERVER_ERROR, code="in_stream_error", ambiguous=True)
+        self.error_status = FAULTS[verdict.fault or Fault.SERVER_ERROR].status
+        if not self.committed:
+            self.held = [payload]
+            self.attempt.answered = payload.startswith(b"{")
+        self._close()
+        self._fail(verdict)
+
+    def _finish(self) -> None:
+        self._over = True
+        if self.reader is not None:
+            self.usage = self.reader.usage
+            if self.call is not None:
+                self._linger = self._surroundings.loop.call_later(LINGER_S, self._cut_linger)
+        self._driver.finished(self)
+
+    def _fail(self, verdict: Verdict) -> None:
+        self._over = True
+        self._driver.failed(self, verdict)
+
+    def _cut_linger(self) -> None:
+        self._linger = None
+        self._close()
+
+    def _stop_lingering(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return True

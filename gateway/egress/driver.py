@@ -1,0 +1,392 @@
+"""Carries out what an exchange decides: sends attempts, opens and commits answers, keeps the one timer.
+
+The driver holds the hands of one `core.Exchange`: it turns what happens on sockets into events, and actions into bytes. It decides
+nothing. All of it runs in callbacks of the event loop: no task and no queue per exchange, and so no cancellation to race with.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from collections.abc import Callable
+
+from gateway.config.snapshot import Provider, Snapshot
+from gateway.core.actions import Actions, Break, Cancel, Commit, Open, Refuse, Relay, Send
+from gateway.core.attempt import NEVER, Attempt
+from gateway.core.exchange import Exchange
+from gateway.core.message import Header, RequestHead, ResponseHead
+from gateway.core.plan import INFERENCE
+from gateway.core.verdicts import Verdict
+from gateway.dialects.base import Inbound
+from gateway.dialects.body import BodyFacts, insert_model, replace_model
+from gateway.dialects.errors import refusal_body
+from gateway.egress.answer import Answer
+from gateway.egress.body import RequestBody
+from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, upstream_head
+from gateway.egress.sink import Sink
+from gateway.egress.surroundings import Surroundings
+
+
+class Request:
+    """A client's request, read: what to forward and what was understood of it."""
+
+    __slots__ = ("body", "facts", "foreign", "head", "inbound")
+
+    def __init__(
+        self,
+        head: RequestHead,
+        inbound: Inbound,
+        body: RequestBody,
+        facts: BodyFacts | None,
+        *,
+        foreign: bool,
+    ) -> None:
+        self.head = head
+        self.inbound = inbound
+        self.body = body
+        self.facts = facts
+        """What the body said; None where no body was read for it."""
+        self.foreign = foreign
+        """The client's own key and account headers go upstream."""
+
+
+class Driver:
+    """The hands of one exchange."""
+
+    __slots__ = (
+        "_answer",
+        "_answers",
+        "_client_blocked",
+        "_exchange",
+        "_family",
+        "_on_end",
+        "_request",
+        "_sink",
+        "_snapshot",
+        "_surroundings",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        snapshot: Snapshot,
+        exchange: Exchange,
+        request: Request,
+        sink: Sink,
+        on_end: Callable[[Driver], None],
+    ) -> None:
+        self._surroundings = surroundings
+        self._snapshot = snapshot
+        self._exchange = exchange
+        self._request = request
+        self._family = exchange.record.family
+        self._sink = sink
+        self._on_end: Callable[[Driver], None] | None = on_end
+        self._answer: Answer | None = None
+        """The attempt under way, or the one the client is getting."""
+        self._answers: dict[Attempt, Answer] = {}
+        """Failed ones that may yet be the client's answer."""
+        self._client_blocked = False
+        self._timer: TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._surroundings.observer.began(self._exchange.record)
+        self._perform(self._exchange.start(self._surroundings.clock()))
+
+    # -- from the client ------------------------------------------------------------------------------------------------------
+
+    def body_arrived(self) -> None:
+        """More of the request's body came: the upload is alive, and may no longer be repeatable."""
+        if self._answer is not None:
+            self._answer.attempt.heard_at = self._surroundings.clock()
+        self._exchange.intact = self._request.body.intact
+
+    def body_ended(self) -> None:
+        """The request's body is whole: from now on the provider owes an answer."""
+        answer = self._answer
+        if answer is not None and answer.attempt.uploading:
+            answer.attempt.uploading = False
+            if answer.attempt.sent_at:
+                answer.attempt.sent_at = self._surroundings.clock()
+                if not answer.attempt.head_at:
+                    answer.attempt.heard_at = 0.0
+
+    def blocked(self) -> None:
+        """The client reads slowly: stop reading from the provider."""
+        self._client_blocked = True
+        if self._answer is not None and self._answer.call is not None:
+            self._answer.call.pause()
+
+    def unblocked(self) -> None:
+        """The client has caught up. The pause was not the provider's silence."""
+        self._client_blocked = False
+        if self._answer is not None:
+            self._answer.attempt.heard_at = self._surroundings.clock()
+            if self._answer.call is not None:
+                self._answer.call.resume()
+
+    def gone(self) -> None:
+        """The client left."""
+        self._perform(self._exchange.client_gone(self._surroundings.clock()))
+
+    def drain(self) -> None:
+        """The gateway will wait no longer."""
+        self._perform(self._exchange.drain(self._surroundings.clock()))
+
+    # -- from the attempt (`answer.Reports`) ----------------------------------------------------------------------------------
+
+    def sending(self, answer: Answer) -> None:
+        self._exchange.sending(self._surroundings.clock(), answer.attempt)
+        if answer.attempt.uploading:
+            self._request.body.flow_on()
+        self._rearm()
+
+    def head(self, answer: Answer, status: int, *, streaming: bool) -> None:
+        self._exchange.head(self._surroundings.clock(), answer.attempt, status, streaming=streaming)
+
+    def content(self, answer: Answer) -> None:
+        self._perform(self._exchange.content(self._surroundings.clock(), answer.attempt))
+
+    def flow(self, chunk: bytes) -> None:
+        self._exchange.record.bytes_out += len(chunk)
+        self._sink.write(chunk)
+
+    def finished(self, answer: Answer) -> None:
+        record = self._exchange.record
+        record.usage = answer.usage
+        self._perform(self._exchange.finished(self._surroundings.clock(), answer.attempt))
+
+    def failed(self, answer: Answer, verdict: Verdict) -> None:
+        self._request.body.detach()
+        self._exchange.intact = self._request.body.intact
+        now = self._surroundings.clock()
+        if answer.committed:
+            self._perform(self._exchange.broke(now, answer.attempt, verdict))
+        else:
+            self._answers[answer.attempt] = answer
+            self._perform(self._exchange.failed(now, answer.attempt, verdict))
+
+    def upload_blocked(self) -> None:
+        self._request.body.blocked()
+
+    def upload_unblocked(self) -> None:
+        self._request.body.unblocked()
+
+    # -- actions --------------------------------------------------------------------------------------------------------------
+
+    def _perform(self, actions: Actions) -> None:
+        for action in actions:
+            if isinstance(action, Open):
+                self._open(action.attempt)
+            elif isinstance(action, Commit):
+                self._commit()
+            elif isinstance(action, Send):
+                self._send(action.attempt)
+            elif isinstance(action, Cancel):
+                self._cancel(action.attempt)
+            elif isinstance(action, Relay):
+                self._relay(action)
+            elif isinstance(action, Refuse):
+                self._refuse(action)
+            elif isinstance(action, Break):
+                self._break(action)
+            else:
+                self._finish()
+        exchange = self._exchange
+        if exchange.ended_attempts:
+            self._report()
+        if exchange.done:
+            self._end()
+        else:
+            self._rearm()
+
+    def _send(self, attempt: Attempt) -> None:
+        request, surroundings = self._request, self._surroundings
+        body = request.body
+        provider = self._snapshot.providers[attempt.provider]
+        chunks, grown = self._body_for(attempt, provider)
+        chunked = False
+        if body.complete:
+            length: int | None = body.size + grown if request.head.content_length is not None or body.size or grown else -1
+        elif request.head.content_length is not None:
+            length = request.head.content_length + grown
+        else:
+            length, chunked = None, True
+        head = upstream_head(
+            request.head,
+            target=provider.dialect.target(
+                request.inbound,
+                base_path=provider.base_path,
+                api_version=provider.api_version,
+                model=attempt.model or None,
+            ),
+            authority=provider.origin.authority,
+            extra=_extra(provider, attempt.credential),
+            via=surroundings.via,
+            own_account=not request.foreign,
+            identity=self._family in INFERENCE,
+            length=length,
+        )
+        answer = Answer(self, attempt, provider.dialect, self._family, surroundings)
+        attempt.uploading = not body.complete
+        self._answer = answer
+        call = answer.call = surroundings.upstream.call(
+            provider.origin,
+            head,
+            chunks,
+            answer,
+            whole=body.complete,
+            chunked=chunked,
+            head_request=request.head.method == b"HEAD",
+            connect_s=provider.connect_s,
+            limit=provider.pool,
+        )
+        if not body.complete:
+            body.attach(call)
+            self._exchange.intact = body.intact
+
+    def _body_for(self, attempt: Attempt, provider: Provider) -> tuple[list[bytes], int]:
+        """Return the body to send, with the model's name as this target knows it, and by how many bytes it grew."""
+        request = self._request
+        chunks, facts = request.body.chunks, request.facts
+        if facts is None or facts.model == attempt.model or not attempt.model:
+            return list(chunks), 0
+        if provider.dialect.model_in_path(request.inbound, api_version=provider.api_version):
+            return list(chunks), 0
+        whole = b"".join(chunks)
+        if facts.model_span is not None:
+            edited = replace_model(whole, facts.model_span, attempt.model)
+        else:
+            edited = insert_model(whole, attempt.model)
+        return [edited], len(edited) - len(whole)
+
+    def _cancel(self, attempt: Attempt) -> None:
+        answer = self._answer
+        if answer is not None and answer.attempt is attempt:
+            answer.cancel()
+
+    def _open(self, attempt: Attempt) -> None:
+        answer, record = self._answer, self._exchange.record
+        assert answer is not None  # noqa: S101 - only an attempt under way is opened
+        head = answer.response
+        assert head is not None  # noqa: S101 - content comes after a head
+        lines = answer_lines(head, stream=answer.reader is not None)
+        self._write_head(head.status, head.phrase, lines, self._length(answer, head), attempt.content_at or attempt.head_at)
+        record.status = head.status
+
+    def _length(self, answer: Answer, head: ResponseHead) -> int | None:
+        """Return the exact size of the body that will be written, or None where only its end will tell."""
+        if answer.whole:
+            return sum(map(len, answer.held)) or (head.content_length if self._request.head.method == b"HEAD" else 0)
+        return None if answer.reader is not None else head.content_length
+
+    def _commit(self) -> None:
+        answer = self._answer
+        assert answer is not None  # noqa: S101 - only an attempt under way is committed
+        for chunk in answer.commit():
+            self.flow(chunk)
+        if self._client_blocked and answer.call is not None:
+            answer.call.pause()
+
+    def _relay(self, relay: Relay) -> None:
+        answer, record = self._answers[relay.attempt], self._exchange.record
+        head = answer.response
+        assert head is not None  # noqa: S101 - only an answer can be relayed
+        body = b"".join(answer.held)
+        if answer.error_status:
+            lines, status, phrase = [b"Content-Type: application/json\r\n", *advice_lines(relay.advice)], answer.error_status, b""
+        else:
+            lines, status, phrase = answer_lines(head, advice=relay.advice), head.status, head.phrase
+        record.status = status
+        length = len(body) if self._request.head.method != b"HEAD" else head.content_length
+        self._write_head(status, phrase, lines, length, record.ended_at)
+        if body:
+            self.flow(body)
+        self._sink.end()
+
+    def _refuse(self, refuse: Refuse) -> None:
+        record = self._exchange.record
+        record.status = refuse.status
+        body = refusal_body(
+            refuse.reason.value,
+            refuse.message,
+            refuse.status,
+            shape=self._request.inbound.shape,
+            request_id=record.request_id,
+        )
+        lines = [b"Content-Type: application/json\r\n", *advice_lines(refuse.advice)]
+        self._write_head(refuse.status, b"", lines, len(body), record.ended_at)
+        self.flow(body)
+        self._sink.end()
+
+    def _break(self, action: Break) -> None:
+        answer = self._answer
+        if answer is not None and answer.reader is not None:
+            self.flow(answer.reader.error_event(action.code, action.message))
+            self._sink.end()
+        else:
+            self._sink.abort()
+
+    def _finish(self) -> None:
+        record = self._exchange.record
+        if record.winner is not None and record.winner.verdict == "ok":
+            self._sink.end()
+
+    def _write_head(self, status: int, phrase: bytes, lines: list[bytes], length: int | None, at: float) -> None:
+        record = self._exchange.record
+        if not record.opened_at:
+            record.opened_at = at
+        lines.append(gateway_lines(record, at, record.reason))
+        self._sink.open(status, phrase, lines, length=length)
+
+    # -- time and the end -----------------------------------------------------------------------------------------------------
+
+    def _rearm(self) -> None:
+        """See that the timer rings by `wake_at`; one that rings too early is left alone and set anew then."""
+        wake_at = self._exchange.wake_at
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= wake_at:
+                return
+            timer.cancel()
+            self._timer = None
+        if wake_at != NEVER:
+            self._timer = self._surroundings.loop.call_at(wake_at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = self._surroundings.clock()
+        if self._client_blocked and self._answer is not None:
+            # We stopped reading, so silence is ours.
+            self._answer.attempt.heard_at = now
+        self._perform(self._exchange.timer(now))
+
+    def _report(self) -> None:
+        ended, self._exchange.ended_attempts = self._exchange.ended_attempts, []
+        for attempt in ended:
+            self._surroundings.observer.attempt_ended(self._exchange.record, attempt)
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._on_end is None:
+            return
+        on_end, self._on_end = self._on_end, None
+        record = self._exchange.record
+        record.bytes_in = self._request.body.size
+        self._request.body.release()
+        self._answers.clear()
+        self._surroundings.observer.ended(record)
+        on_end(self)
+
+
+def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:
+    """Return the headers of our own for this provider: its key, and what the configuration adds."""
+    if credential is None:
+        return provider.headers
+    for secret in provider.credentials:
+        if secret.id == credential:
+            return (provider.dialect.authorize(secret.reveal()), *provider.headers)
+    raise LookupError(f"provider {provider.name} has no credential {credential}")

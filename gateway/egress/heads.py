@@ -1,0 +1,127 @@
+"""Message heads as they leave the gateway: what is forwarded, what is stripped, what is added.
+
+Framing is never copied: upstream heads get a `Content-Length` or `Transfer-Encoding` of our own here, client heads get theirs from
+the sink. Hop-by-hop headers and those named by `Connection` end here in both directions (RFC 9110 section 7.6.1). Every other
+header passes with its name's case, order, duplicates and bytes untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.core.actions import UPSTREAMS_OWN, Advice
+from gateway.core.message import HOP_BY_HOP, Header, RequestHead, ResponseHead, named_by_connection
+from gateway.core.record import ExchangeRecord, trail
+from gateway.errors import Reason
+
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
+"""Wherever the dialects carry keys."""
+CLIENTS_OWN = CREDENTIALS | {b"openai-organization", b"openai-project", b"cookie"}
+"""What belongs to a client's own account: meaningless or harmful beside another key (laws 11 and 12)."""
+_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_INFERENCE = _FRAMING | {b"accept-encoding"}
+_ADVICE = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_ANSWER = HOP_BY_HOP | {b"content-length"}
+_ANSWER_ADVISED = _ANSWER | _ADVICE
+
+
+def upstream_head(
+    request: RequestHead,
+    *,
+    target: bytes,
+    authority: bytes,
+    extra: Iterable[Header],
+    via: bytes,
+    own_account: bool,
+    identity: bool,
+    length: int | None,
+) -> bytes:
+    """Render the head of an upstream request.
+
+    `extra`: the credential and the provider's configured headers, which replace the client's of the same name. `own_account`: strip
+    what belongs to the client's account. `identity`: ask for an uncompressed answer, as inference paths do. `length`: the body's
+    size; None for chunked, -1 for no body at all.
+    """
+    drop: frozenset[bytes] = _INFERENCE if identity else _FRAMING
+    if own_account:
+        drop |= CLIENTS_OWN
+    headers = request.headers
+    named = named_by_connection(headers)
+    if named:
+        drop |= named
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, target, authority)]
+    for lower, name, value in extra:
+        if lower not in drop:
+            drop |= {lower}
+        lines.append(b"%b: %b\r\n" % (name, value))
+    lines.extend(
+        b"%b: %b\r\n" % (name, value) for lower, name, value in headers if lower not in drop and not lower.startswith(b"x-gateway-")
+    )
+    if identity:
+        lines.append(b"Accept-Encoding: identity\r\n")
+    lines.append(b"Via: 1.1 %b\r\n" % via)
+    if length is None:
+        lines.append(b"Transfer-Encoding: chunked\r\n\r\n")
+    elif length >= 0:
+        lines.append(b"Content-Length: %d\r\n\r\n" % length)
+    else:
+        lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def answer_lines(head: ResponseHead, *, advice: Advice = UPSTREAMS_OWN, stream: bool = False) -> list[bytes]:
+    """Render the upstream's end-to-end headers for the client; `advice` replaces the upstream's where it says something."""
+    headers = head.headers
+    drop: frozenset[bytes] = _ANSWER if advice is UPSTREAMS_OWN else _ANSWER_ADVISED
+    if advice.retry is None and advice is not UPSTREAMS_OWN:
+        drop -= {b"x-should-retry"}
+    named = named_by_connection(headers)
+    if named:
+        drop |= named
+    lines = [
+        b"%b: %b\r\n" % (name, value) for lower, name, value in headers if lower not in drop and not lower.startswith(b"x-gateway-")
+    ]
+    lines.extend(advice_lines(advice))
+    if stream:
+        # A reverse proxy in front of us must not collect the events (nginx's convention).
+        lines.append(b"X-Accel-Buffering: no\r\n")
+    return lines
+
+
+def advice_lines(advice: Advice) -> list[bytes]:
+    """Render retry advice: whole seconds rounded up for `retry-after`, exact milliseconds beside it."""
+    lines = []
+    if advice.retry is not None:
+        lines.append(b"x-should-retry: %b\r\n" % (b"true" if advice.retry else b"false"))
+    if advice.delay_s is not None:
+        millis = max(0, round(advice.delay_s * 1000))
+        lines.append(b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (-(-millis // 1000), millis))
+    return lines
+
+
+def gateway_lines(record: ExchangeRecord, now: float, reason: Reason = Reason.NONE) -> bytes:
+    """Render the `x-gateway-*` headers of an answer from what the exchange has recorded."""
+    winner = record.winner
+    parts = [f"x-gateway-request-id: {record.request_id}\r\n"]
+    if record.route:
+        parts.append(f"x-gateway-route: {record.route}\r\n")
+    if winner is not None:
+        parts.append(f"x-gateway-provider: {winner.provider}\r\n")
+        if winner.model:
+            parts.append(f"x-gateway-model: {_printable(winner.model)}\r\n")
+    parts.append(f"x-gateway-attempts: {len(record.attempts)}\r\n")
+    if record.attempts:
+        parts.append(f"x-gateway-trail: {trail(record.attempts, now)}\r\n")
+    if reason is not Reason.NONE:
+        parts.append(f"x-gateway-reason: {reason.value}\r\n")
+    return "".join(parts).encode("latin-1")
+
+
+def _printable(text: str) -> str:
+    """Return the text fit for a header value: a model's name comes from a client's body."""
+    if text.isascii() and text.isprintable():
+        return text
+    return text.encode("ascii", "backslashreplace").decode("ascii").translate(_CONTROL)
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

@@ -1,0 +1,1 @@
+"""Runs it: process life, signals, reload, drain."""

@@ -1,0 +1,208 @@
+"""One process's life: start, reload, drain, stop.
+
+Owns everything that lives longer than a request: sockets, pool, registry, metrics, log. A reload builds a whole snapshot first and
+swaps it in one step; a broken file changes nothing (law 13). State is ready only between the listener's start and the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable
+
+from gateway.admin.server import AdminServer
+from gateway.config.snapshot import Snapshot
+from gateway.core.breaker import State
+from gateway.core.registry import Registry
+from gateway.egress.body import ReplayMemory
+from gateway.egress.pool import Pool
+from gateway.egress.surroundings import Surroundings
+from gateway.errors import ConfigError
+from gateway.ingress.admission import Admission
+from gateway.ingress.http1 import Server
+from gateway.observe.access import AccessLog
+from gateway.observe.metrics import Metrics
+from gateway.observe.observer import Observer
+
+log = logging.getLogger("gateway")
+
+TICK_S = 0.5
+"""How often the loop's lag is measured."""
+SECRETS_EVERY = 4
+"""Ticks between looks at `file:` secrets."""
+LAST_WORDS_S = 2.0
+"""How long in-band errors may take to reach clients once the drain's time is over."""
+
+
+class Gateway:
+    """The running gateway; implements `admin.Control`."""
+
+    def __init__(self, load: Callable[[], Snapshot], *, access_log_fd: int | None = 1) -> None:
+        self._load = load
+        self._loop = asyncio.get_running_loop()
+        self.state = "starting"
+        self._snapshot = load()
+        self._metrics = Metrics()
+        chance = random.Random()  # noqa: S311 - jitter, no secrets
+        self._registry = Registry(chance.uniform, self._breaker_moved)
+        self._access = AccessLog(access_log_fd)
+        self._pool = Pool(self._loop)
+        surroundings = Surroundings(
+            loop=self._loop,
+            clock=time.monotonic,
+            upstream=self._pool,
+            observer=Observer(self._metrics, self._access, time.time),
+            memory=ReplayMemory(self._snapshot.server.replay_total),
+            unix=time.time,
+            via=f"gateway-{secrets.token_hex(4)}".encode(),
+        )
+        self._admission = Admission(surroundings, self._registry, chance, f"gw-{secrets.token_hex(5)}-")
+        self._server = Server(self._admission, self._snapshot.server, self._loop)
+        self._admin = AdminServer(self)
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self.host, self.port, self.admin_port = "", 0, 0
+
+    @property
+    def ready(self) -> bool:
+        """See `admin.Control`."""
+        return self.state == "ready"
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force."""
+        return self._snapshot
+
+    async def start(self) -> None:
+        """Adopt the configuration and listen. Raises OSError when an address cannot be bound."""
+        self._metrics.watch(self._registry_view())
+        self._adopt(self._snapshot)
+        self._pool.start()
+        admin, server = self._snapshot.admin, self._snapshot.server
+        await self._admin.listen(admin.host, admin.port)
+        self.admin_port = self._admin.port
+        addresses = await self._server.listen(server.host, server.port)
+        self.host, self.port = addresses[0][0], addresses[0][1]
+        self.state = "ready"
+        self._tick(self._loop.time())
+
+    def reload(self) -> list[str]:
+        """See `admin.Control`."""
+        try:
+            snapshot = self._load()
+        except ConfigError:
+            self._metrics.config_reloaded("rejected")
+            raise
+        before = self._snapshot
+        self._adopt(snapshot)
+        self._server.reconfigure(snapshot.server)
+        self._metrics.config_reloaded("ok")
+        notes = list(snapshot.notes)
+        for what, old, new in (("server", before.server, snapshot.server), ("admin", before.admin, snapshot.admin)):
+            if (old.host, old.port) != (new.host, new.port):
+                notes.append(f"{what}.listen changed: that takes effect on the next start")
+        return notes
+
+    def metrics(self) -> tuple[bytes, str]:
+        """See `admin.Control`."""
+        return self._metrics.expose()
+
+    def admin_token(self) -> str | None:
+        """See `admin.Control`."""
+        token = self._snapshot.admin.token
+        return None if token is None else token.reveal()
+
+    async def drain(self, *, delay_s: float | None = None) -> None:
+        """Leave in good order: unready but serving for a while, then no new connections, then an end to what is left.
+
+        `delay_s` None takes the configured `drain.delay`; a person at a keyboard has no load balancer to wait for.
+        """
+        if self.state == "draining":
+            return
+        self.state = "draining"
+        plan = self._snapshot.server
+        await asyncio.sleep(plan.drain_delay_s if delay_s is None else delay_s)
+        await self._server.close_listener()
+        self._server.start_drain(retry_after_s=1.0)
+        closed = asyncio.ensure_future(self._server.closed())
+        done, _ = await asyncio.wait({closed}, timeout=plan.drain_timeout_s)
+        if not done:
+            self._admission.drain()
+            await asyncio.wait({closed}, timeout=LAST_WORDS_S)
+        closed.cancel()
+
+    async def stop(self) -> None:
+        """End everything at once and flush the log."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._server.close_listener()
+        self._server.abort_all()
+        await self._admin.close()
+        await self._pool.close()
+        self._access.close(1.0)
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        self._admission.adopt(snapshot)
+        self._metrics.prepare(snapshot)
+        self._metrics.config_info(snapshot.digest)
+        self._snapshot = snapshot
+
+    def _tick(self, due: float) -> None:
+        now = self._loop.time()
+        self._metrics.loop_lag(max(0.0, now - due))
+        self._ticks += 1
+        if self._ticks % SECRETS_EVERY == 0:
+            self._refresh_secrets()
+        self._ticker = self._loop.call_at(now + TICK_S, self._tick, now + TICK_S)
+
+    def _refresh_secrets(self) -> None:
+        for name, provider in self._snapshot.providers.items():
+            for secret in provider.credentials:
+                if secret.refresh():
+                    log.info("provider %s: a key was read anew from its file", name)
+                    self._registry.providers[name].credentials[secret.id].served("")
+        token = self._snapshot.admin.token
+        if token is not None:
+            token.refresh()
+
+    def _breaker_moved(self, provider: str, model: str, family: str, to: State) -> None:
+        self._metrics.breaker_moved(provider, model, family, to.value)
+        log.info("breaker of %s: %s", "/".join(filter(None, (provider, model, family))), to.value)
+
+    def _registry_view(self) -> RegistryView:
+        return RegistryView(self._registry, time.monotonic)
+
+
+class RegistryView:
+    """The registry as metrics see it: bounded labels, the lowest share where several targets share one."""
+
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+
+    def breakers(self) -> Iterable[tuple[str, str, str, float]]:
+        """Yield (provider, model, family, admitted share)."""
+        now = self._clock()
+        shares: dict[tuple[str, str, str], float] = {}
+        for name, provider in self._registry.providers.items():
+            shares[name, "", ""] = provider.breaker.shown_share(now)
+        for target in self._registry.targets():
+            key = (target.provider, target.label, target.family.value)
+            shares[key] = min(shares.get(key, 1.0), target.breaker.shown_share(now))
+        for (name, model, family), share in shares.items():
+            yield name, model, family, share
+
+    def budgets(self) -> Iterable[tuple[str, float]]:
+        """Yield (provider, balance in retries)."""
+        now = self._clock()
+        for name, provider in self._registry.providers.items():
+            yield name, provider.budget.balance(now)
+
+    def benched(self) -> Iterable[tuple[str, int]]:
+        """Yield (provider, number of credentials out of use)."""
+        now = self._clock()
+        for name, provider in self._registry.providers.items():
+            yield name, provider.benched(now)

@@ -1,0 +1,394 @@
+"""Admission: from a request's head to its exchange.
+
+The stages, in order, and why there:
+
+    loop check       first, because a loop would repeat every later cost
+    client           before anything is read, so that a stranger costs nothing
+    body             inference paths name their model in it, so it is awaited; other bodies stream from the start
+    route            needs client and model
+    candidates       what law 12 leaves of the route's targets for this caller's credential
+    exchange         takes over; from here on bytes only pass through
+
+One `Intake` per request; whatever stage refuses, the client gets a JSON error in its dialect and the record is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from gateway.config.snapshot import Client, Snapshot
+from gateway.core.attempt import Ask, Place
+from gateway.core.exchange import Exchange
+from gateway.core.message import RequestHead
+from gateway.core.placement import Chance
+from gateway.core.plan import INFERENCE, Policy
+from gateway.core.record import Ending, ExchangeRecord
+from gateway.core.registry import Registry
+from gateway.core.routing import Choice, Router
+from gateway.dialects.base import Inbound
+from gateway.dialects.body import BodyFacts, read_json, read_json_prefix
+from gateway.dialects.errors import refusal_body
+from gateway.dialects.forms import read_multipart
+from gateway.dialects.inbound import body_model_kind, read_target
+from gateway.egress.body import RequestBody
+from gateway.egress.driver import Driver, Request
+from gateway.egress.heads import gateway_lines
+from gateway.egress.sink import Sink
+from gateway.egress.surroundings import Surroundings
+from gateway.errors import Reason, Refused
+
+SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""RFC 9110 section 9.2.1."""
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+MARGIN_SHARE, MARGIN_S = 0.05, 1.0
+"""We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
+LONGEST_MODEL = 128
+
+_DURATION = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
+_UNITS = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
+
+
+class Admission:
+    """The data port's service: takes requests in, by the snapshot of the moment."""
+
+    def __init__(self, surroundings: Surroundings, registry: Registry, chance: Chance, id_prefix: str) -> None:
+        self.surroundings = surroundings
+        self.chance = chance
+        self.registry = registry
+        self.active: set[Intake] = set()
+        self._id_prefix = id_prefix
+        self._count = 0
+        self._snapshot: Snapshot | None = None
+        self._router: Router | None = None
+        self._clients: Mapping[bytes, Client] | None = None
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Serve by this snapshot from the next request on; live state carries over, exchanges under way keep theirs."""
+        self.registry.adopt((provider.plan for provider in snapshot.providers.values()), self.surroundings.clock())
+        plans = [provider.plan for provider in snapshot.providers.values()]
+        self._router = Router(snapshot.routes, plans, self.registry, Policy())
+        # Looked up by digest: how long that takes tells nothing about the key itself.
+        self._clients = None if snapshot.clients is None else {client.digest: client for client in snapshot.clients}
+        self.surroundings.memory.limit = snapshot.server.replay_total
+        self._snapshot = snapshot
+
+    def begin(self, head: RequestHead, sink: Sink) -> Intake:
+        """Take a request; `ingress.http1.Service`."""
+        snapshot, router = self._snapshot, self._router
+        if snapshot is None or router is None:
+            raise Refused(503, Reason.DRAINING, "The gateway is not ready yet.")
+        fields = {lower: value for lower, _, value in head.headers}
+        record = ExchangeRecord(self._request_id(fields), self.surroundings.clock())
+        intake = Intake(self, snapshot, router, head, fields, record, sink)
+        self.active.add(intake)
+        intake.begin()
+        return intake
+
+    def authenticate(self, fields: Mapping[bytes, bytes]) -> str:
+        """Return the calling client's name, empty where no `clients` are set; raises Refused for a stranger."""
+        if self._clients is None:
+            return ""
+        key = client_key(fields)
+        client = self._clients.get(hashlib.sha256(key).digest()) if key else None
+        if client is None:
+            raise Refused(401, Reason.UNKNOWN_CLIENT, "The gateway does not accept these credentials.")
+        return client.name
+
+    def allowed(self, name: str, model: str) -> bool:
+        """Whether this client may name this model."""
+        for client in self._clients.values() if self._clients is not None else ():
+            if client.name == name:
+                return client.models is None or any(fnmatchcase(model, glob) for glob in client.models)
+        return True
+
+    def drain(self) -> None:
+        """End every exchange that is still under way."""
+        for intake in tuple(self.active):
+            intake.drain()
+
+    def _request_id(self, fields: Mapping[bytes, bytes]) -> str:
+        inbound = fields.get(b"x-request-id")
+        if inbound is not None and 0 < len(inbound) <= LONGEST_MODEL and inbound.isascii():
+            text = inbound.decode("ascii")
+            if text.isprintable() and " " not in text:
+                return text
+        self._count += 1
+        return f"{self._id_prefix}{self._count:08x}"
+
+
+class Intake:
+    """One request on its way in; the `Source` that the server feeds."""
+
+    __slots__ = (
+        "_admission",
+        "_body",
+        "_driver",
+        "_fields",
+        "_head",
+        "_inbound",
+        "_kind",
+        "_over",
+        "_router",
+        "_sink",
+        "_snapshot",
+        "record",
+    )
+
+    def __init__(
+        self,
+        admission: Admission,
+        snapshot: Snapshot,
+        router: Router,
+        head: RequestHead,
+        fields: Mapping[bytes, bytes],
+        record: ExchangeRecord,
+        sink: Sink,
+    ) -> None:
+        self._admission = admission
+        self._snapshot = snapshot
+        self._router = router
+        self._head = head
+        self._fields = fields
+        self._sink = sink
+        self._inbound: Inbound = read_target(head.target)
+        self._kind = "none"
+        self._driver: Driver | None = None
+        self._over = False
+        self._body = RequestBody(admission.surroundings.memory, snapshot.server.replay_bytes, sink, self._overflowed)
+        self.record = record
+
+    def begin(self) -> None:
+        """Go through the stages that need no body; start at once where none is awaited."""
+        record, inbound = self.record, self._inbound
+        record.method = self._head.method.decode("ascii")
+        record.path = self._head.target.partition(b"?")[0].decode("latin-1")
+        record.family = inbound.family
+        if not self._head.has_body:
+            self._body.complete = True
+        try:
+            self._check_loop()
+            record.client = self._admission.authenticate(self._fields)
+            if self._head.has_body and self._fields.get(b"content-encoding", b"identity").lower() == b"identity":
+                self._kind = body_model_kind(inbound, self._fields.get(b"content-type", b""))
+            if self._kind == "none":
+                self._start(None)
+        except Refused as refused:
+            self._refuse(refused)
+
+    # -- the source -----------------------------------------------------------------------------------------------------------
+
+    def data(self, chunk: bytes) -> None:
+        if self._over:
+            return
+        self._body.feed(chunk)
+        if self._driver is not None:
+            self._driver.body_arrived()
+
+    def end_of_body(self) -> None:
+        if self._over:
+            return
+        self._body.end()
+        if self._driver is not None:
+            self._driver.body_ended()
+            return
+        chunks = self._body.chunks
+        try:
+            self._start(self._read(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
+        except Refused as refused:
+            self._refuse(refused)
+
+    def blocked(self) -> None:
+        if self._driver is not None:
+            self._driver.blocked()
+
+    def unblocked(self) -> None:
+        if self._driver is not None:
+            self._driver.unblocked()
+
+    def gone(self) -> None:
+        if self._driver is not None:
+            self._driver.gone()
+        elif not self._over:
+            self._end(Ending.CLIENT_GONE, Reason.CLIENT_GONE)
+
+    def drain(self) -> None:
+        """The gateway will wait no longer."""
+        if self._driver is not None:
+            self._driver.drain()
+        else:
+            self._refuse(Refused(503, Reason.DRAINING, "The gateway is shutting down; another instance will answer."))
+
+    # -- stages ---------------------------------------------------------------------------------------------------------------
+
+    def _check_loop(self) -> None:
+        via = self._fields.get(b"via")
+        if via is not None and self._admission.surroundings.via in via:
+            raise Refused(508, Reason.LOOP_DETECTED, "This request has already passed through this gateway.")
+
+    def _overflowed(self) -> None:
+        """The body is larger than what may be kept: go by its beginning, with one attempt."""
+        if self._driver is not None or self._over:
+            return
+        prefix = b"".join(self._body.chunks)
+        content_type = self._fields.get(b"content-type", b"")
+        try:
+            self._start(read_json_prefix(prefix) if self._kind == "json" else read_multipart(prefix, content_type))
+        except Refused as refused:
+            self._refuse(refused)
+
+    def _read(self, body: bytes) -> BodyFacts | None:
+        if self._kind == "json":
+            facts = read_json(body)
+        elif self._kind == "multipart":
+            facts = read_multipart(body, self._fields.get(b"content-type", b""))
+        else:
+            return None
+        if facts.error and (self._inbound.family in INFERENCE or facts.valid):
+            raise Refused(400, Reason.BAD_REQUEST, facts.error)
+        return facts if facts.valid else None
+
+    def _start(self, facts: BodyFacts | None) -> None:
+        record, inbound, admission = self.record, self._inbound, self._admission
+        model = inbound.model if inbound.model is not None or facts is None else facts.model
+        choice = self._choose(model)
+        record.route = choice.route
+        if model is not None:
+            record.model = model[:LONGEST_MODEL]
+            record.model_label = self._router.label(model)
+            if not admission.allowed(record.client, model):
+                raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {record.model}.")
+        places, foreign_key = self._candidates(choice.places, pinned=facts is not None and facts.pins)
+        record.stream = facts is not None and facts.stream
+        ask = Ask(
+            route=choice.route,
+            policy=choice.policy,
+            candidates=places,
+            family=inbound.family,
+            stream=record.stream,
+            safe=self._head.method in SAFE,
+            deadline_at=record.received_at + min(choice.policy.deadline_s, self._patience()),
+            foreign_key=foreign_key,
+            already_retried=self._already_retried(),
+        )
+        surroundings = admission.surroundings
+        exchange = Exchange(ask, record, admission.chance)
+        exchange.intact = self._body.intact
+        request = Request(self._head, inbound, self._body, facts, foreign=foreign_key is not None)
+        self._driver = Driver(surroundings, self._snapshot, exchange, request, self._sink, self._ended)
+        self._driver.start()
+
+    def _choose(self, model: str | None) -> Choice:
+        inbound, router = self._inbound, self._router
+        if inbound.provider is not None:
+            choice = router.direct(inbound.provider, inbound.family, model, route="direct")
+            if choice is None:
+                raise Refused(404, Reason.NO_ROUTE, f"There is no provider {inbound.provider[:LONGEST_MODEL]!r}.")
+            return choice
+        choice = router.find(inbound.api, inbound.family, model, self.record.client)
+        if choice is not None:
+            return choice
+        if model is not None:
+            raise Refused(404, Reason.NO_ROUTE, f"No route takes the model {model[:LONGEST_MODEL]!r} at {inbound.api}.")
+        home = self._home()
+        choice = router.direct(home, inbound.family, None, route="home") if home is not None else None
+        if choice is None:
+            raise Refused(404, Reason.NO_ROUTE, f"No route and no provider takes {inbound.api}.")
+        return choice
+
+    def _home(self) -> str | None:
+        """Return the first provider in the file whose dialect the path belongs to."""
+        dialects = (
+            ("azure",) if self._inbound.azure else ("anthropic",) if self._inbound.shape == "anthropic" else ("openai", "azure")
+        )
+        for dialect in dialects:
+            for name, provider in self._snapshot.providers.items():
+                if provider.dialect.name == dialect:
+                    return name
+        return None
+
+    def _candidates(self, places: Sequence[Place], *, pinned: bool) -> tuple[Sequence[Place], str | None]:
+        """Return where this request may really go, and the hash of the client's own key if that is what goes upstream (law 12)."""
+        home = next((place for place in places if not place.target.only_for), places[0])
+        if pinned or self._inbound.family not in INFERENCE:
+            # Objects live in one account: their ids never leave it.
+            places = (home,)
+        if home.provider.plan.credentials or self._snapshot.clients is not None:
+            return places, None
+        key = client_key(self._fields)
+        if key is None:
+            return places, None
+        own = tuple(place for place in places if place.provider is home.provider)
+        return own, hashlib.sha256(key).hexdigest()[:16]
+
+    def _patience(self) -> float:
+        """Return how long the client will wait for the first bytes of an answer, in seconds."""
+        patience_s = float("inf")
+        stated = self._fields.get(b"x-gateway-timeout")
+        if stated is not None:
+            found = _DURATION.fullmatch(stated.strip())
+            if found is None or float(found[1]) <= 0:
+                raise Refused(400, Reason.BAD_REQUEST, 'x-gateway-timeout must be a duration such as "2s" or "500ms".')
+            patience_s = float(found[1]) * _UNITS[found[2]]
+        read_timeout = self._fields.get(b"x-stainless-read-timeout")
+        if read_timeout is not None:
+            # Not ours to judge: an SDK that sends "NOT_GIVEN" here has no timeout.
+            found = _DURATION.fullmatch(read_timeout)
+            if found is not None and found[2] is None and float(found[1]) > 0:
+                seconds = float(found[1])
+                patience_s = min(patience_s, seconds - min(MARGIN_S, MARGIN_SHARE * seconds))
+        return patience_s
+
+    def _already_retried(self) -> bool:
+        count = self._fields.get(b"x-stainless-retry-count", b"0")
+        return count.isdigit() and count.strip(b"0") != b""
+
+    # -- ends -----------------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._over:
+            return
+        record = self.record
+        self._end(Ending.REFUSED, refused.reason)
+        record.status = refused.status
+        body = refusal_body(
+            refused.reason.value,
+            refused.message,
+            refused.status,
+            shape=self._inbound.shape,
+            request_id=record.request_id,
+        )
+        lines = [b"Content-Type: application/json\r\n", gateway_lines(record, record.ended_at, refused.reason)]
+        if refused.reason is Reason.DRAINING:
+            lines.append(b"x-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\n")
+        self._sink.open(refused.status, b"", lines, length=len(body))
+        self._sink.write(body)
+        self._sink.end()
+
+    def _end(self, ending: Ending, reason: Reason) -> None:
+        self._over = True
+        record = self.record
+        record.ending, record.reason = ending, reason
+        record.ended_at = self._admission.surroundings.clock()
+        record.bytes_in = self._body.size
+        self._body.release()
+        self._admission.active.discard(self)
+        self._admission.surroundings.observer.ended(record)
+
+    def _ended(self, _driver: Driver) -> None:
+        self._over = True
+        self._admission.active.discard(self)
+
+
+def client_key(fields: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the key a client presents, from whichever header its SDK uses; None where there is none."""
+    for name in KEY_HEADERS:
+        value = fields.get(name)
+        if value:
+            if name == b"authorization":
+                scheme, _, key = value.partition(b" ")
+                return key.strip() or None if scheme.lower() == b"bearer" else value
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""Records what happened: metrics and the access log, from the exchange's own records."""
