@@ -119,6 +119,8 @@ def _check(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from gateway.drill.demo import demo
 
+    # The table is what there is to see; the gateway's own lines would run through it.
+    logging.getLogger("gateway").setLevel(logging.ERROR)
     return demo(seconds=arguments.seconds, keep=arguments.keep)
 
 

@@ -27,6 +27,8 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BY_ROUTE = 'route=~"$route"'
 BY_PROVIDER = 'provider=~"$provider"'
 BOTH = f"{BY_ROUTE},{BY_PROVIDER}"
+OF_GATEWAYS = "and on (job, instance) gateway_build_info"
+"""Picks gateways among all processes that have such metrics, whatever their job is called."""
 
 
 class Ask(NamedTuple):
@@ -255,8 +257,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Attempts per request",
-                "Amplification: how many upstream requests one client request costs. 1 is a calm day; a rise without saved requests "
-                "is load without use.",
+                "Amplification: how many upstream requests one client request costs. 1 is a calm day; a rise without saved "
+                "requests is load without use.",
                 "short",
                 (
                     Ask(
@@ -323,15 +325,15 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Cores in use, and the share of the permitted file descriptors that is open.",
                 "short",
                 (
-                    Ask('rate(process_cpu_seconds_total{job=~".*gateway.*"}[$__rate_interval])', "cores"),
-                    Ask('process_open_fds{job=~".*gateway.*"} / process_max_fds{job=~".*gateway.*"}', "descriptors, share"),
+                    Ask(f"rate(process_cpu_seconds_total[$__rate_interval]) {OF_GATEWAYS}", "{{instance}} cores"),
+                    Ask(f"process_open_fds / process_max_fds {OF_GATEWAYS}", "{{instance}} descriptors, share"),
                 ),
             ),
             Panel(
                 "Memory",
                 "Resident memory of the process.",
                 "bytes",
-                (Ask('process_resident_memory_bytes{job=~".*gateway.*"}', "resident"),),
+                (Ask(f"process_resident_memory_bytes {OF_GATEWAYS}", "{{instance}}"),),
             ),
             Panel(
                 "Configuration reloads",
@@ -378,8 +380,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def queries(board: dict[str, Any], interval: str = "1m") -> list[tuple[str, str]]:
-    """Return (panel title, PromQL) of every question, with Grafana's variables replaced: `interval` for its time ranges, all
-    routes and all providers."""
+    """Return (panel title, PromQL) of every question, for all routes and providers, with `interval` for Grafana's time ranges."""
     found = []
     for panel in board["panels"]:
         for target in panel.get("targets", ()):

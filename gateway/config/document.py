@@ -77,6 +77,10 @@ class Findings:
         """Whether the file says something at this path."""
         return path in self.spots
 
+    def filled(self, path: Path) -> bool:
+        """Whether the file says something below this path."""
+        return any(len(at) > len(path) and at[: len(path)] == path for at in self.spots)
+
     def sound(self, *paths: Path) -> bool:
         """Whether nothing was found wrong with any of these values, so that conclusions may be drawn from them."""
         return not any(bad[: len(path)] == path for path in paths for bad in self.broken)

@@ -58,7 +58,7 @@ def _said(default: str, description: str) -> Any:
 class Section(BaseModel):
     """What all sections of the file have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
 
 
 class RateLimit(Section):

@@ -73,6 +73,8 @@ def validate(data: dict[str, Any], findings: Findings) -> tuple[Configuration, R
         cut: set[Path] = set()
         for loc, error in errors:
             path = rest.there(loc)
+            if error["type"] == "too_short" and error["input"]:
+                continue  # said of a list whose elements were refused
             _report(rest, loc, path, error, findings)
             cut.add(path)
         rest.cut({path for path in cut if not any(path[:depth] in cut for depth in range(len(path)))})
@@ -118,7 +120,8 @@ def _report(rest: Remainder, loc: Path, path: Path, error: dict[str, Any], findi
         section = _section(Configuration, loc[:-1])
         findings.add(origin, unknown_key(str(loc[-1]), list(section.model_fields)), at_key=True)
     elif error["type"] == "too_short":
-        findings.add(origin, "needs at least one entry; remove the key to say nothing")
+        if not findings.filled(origin):
+            findings.add(origin, "is empty: name at least one, or remove the key")
     elif expected := _EXPECTED.get(error["type"]):
         findings.add(origin, f"{expected} is expected, not {kind(error['input'])}")
     else:

@@ -25,7 +25,8 @@ _MODEL_VALUE = re.compile(rb'"model"[ \t\n\r]*+:[ \t\n\r]*+("(?:[^"\\]++|\\.)*+"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-_ESCAPED_LETTER = (b"\\u006", b"\\u007")
+_ESCAPED = b"\\u00"
+_ESCAPED_LETTERS = (b"\\u006", b"\\u007")
 """Every letter of `model` and `stream` escapes to one of these; a body without them spells the keys plainly."""
 
 
@@ -36,8 +37,8 @@ def _other_cases(word: str) -> Iterator[str]:
 _LOOKALIKES = frozenset([*_other_cases("model"), *_other_cases("stream")])
 """Some providers match keys regardless of case; beside the plain spelling these would make two readers disagree."""
 
-_PINNING_KEYS = (b'"file_id"', b'"file_ids"', b'"vector_store_ids"', b'"encrypted_content"', b'"item_reference"')
 _PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
+"""Keys whose values are ids, or ciphertext, of one account."""
 _DEPTH = 12
 
 
@@ -61,9 +62,9 @@ class BodyFacts:
         """None where the body names none."""
         self.stream = stream
         self.valid = valid
-        """False: not to be sent anywhere, for the reason in `error`."""
+        """False: this is no body of a model call; elsewhere it may be just right."""
         self.error = error
-        """A sentence for the caller."""
+        """A sentence for the caller. With `valid`, the body is ambiguous and must not be sent anywhere."""
         self.model_span = model_span
         """Where the model's value stands: a JSON string with its quotes, or a form field's raw value."""
         self.include_usage = include_usage
@@ -73,7 +74,11 @@ class BodyFacts:
 
 
 def read_json(body: bytes) -> BodyFacts:
-    """Read a whole JSON body. Anything but an object without ambiguous keys and with a text as `model`, if any, is not `valid`."""
+    """Read a whole JSON body.
+
+    Not `valid`: anything but an object whose `model`, if it has one, is a string. Valid with an `error`: two keys at the top level
+    that readers could take for the same.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as problem:
@@ -83,16 +88,17 @@ def read_json(body: bytes) -> BodyFacts:
     if not isinstance(document, dict):
         return BodyFacts(valid=False, error="The body must be a JSON object.")
     if not _LOOKALIKES.isdisjoint(document):
-        return BodyFacts(valid=False, error="The body has a key that differs from `model` or `stream` only in case.")
+        return BodyFacts(error="The body has a key that differs from `model` or `stream` only in case.")
     model = document.get("model")
     if "model" in document and not _is_text(model):
         return BodyFacts(valid=False, error="`model` must be a string.")
     span: Span | None = None
-    if body.count(_MODEL_KEY) > 1 or body.count(b'"stream"') > 1 or any(escape in body for escape in _ESCAPED_LETTER):
+    escaped = _ESCAPED in body and any(letter in body for letter in _ESCAPED_LETTERS)
+    if escaped or body.count(_MODEL_KEY) > 1 or body.count(b'"stream"') > 1:
         spans = top_level_spans(body.decode("latin-1"), {"model", "stream"})
         twice = [key for key, found in spans.items() if len(found) > 1]
         if twice:
-            return BodyFacts(valid=False, error=f"The body has the duplicate key `{twice[0]}`.")
+            return BodyFacts(error=f"The body has the duplicate key `{twice[0]}`.")
         span = spans["model"][0] if spans["model"] else None
     elif model is not None:
         # The only spelling of the key in the body must be the one that was parsed.
@@ -104,7 +110,7 @@ def read_json(body: bytes) -> BodyFacts:
         stream=document.get("stream") is True,
         model_span=span,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        pins=_pins(document, body),
+        pins=_pins(document),
     )
 
 
@@ -121,7 +127,7 @@ def read_json_prefix(prefix: bytes) -> BodyFacts | None:
             stream = text[start:end] == "true"
         elif key == "model":
             if facts is not None:
-                return BodyFacts(valid=False, error="The body has the duplicate key `model`.")
+                return BodyFacts(error="The body has the duplicate key `model`.")
             try:
                 model = orjson.loads(prefix[start:end])
             except orjson.JSONDecodeError:
@@ -135,15 +141,24 @@ def read_json_prefix(prefix: bytes) -> BodyFacts | None:
 
 
 def replace_model(body: bytes, span: Span, new: str) -> bytes:
-    """Return the body with another model name; `span` as read from it. Every other byte stays."""
-    return body[: span[0]] + orjson.dumps(new) + body[span[1] :]
+    """Return the body with another model name; `span` as read from it, JSON or form. Every other byte stays."""
+    return body[: span[0]] + (new.encode("utf-8") if _is_form(body) else orjson.dumps(new)) + body[span[1] :]
 
 
 def insert_model(body: bytes, new: str) -> bytes:
-    """Return the body with a model name as its first key, for a valid body that has none."""
+    """Return the body with a model name before everything else, for a valid JSON object or form that has none."""
+    if _is_form(body):
+        delimiter = body[: body.index(b"\r\n")].rstrip(b" \t")
+        field = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + new.encode("utf-8") + b"\r\n"
+        return delimiter + field + body
     brace = body.index(b"{") + 1
-    empty = body[brace:].lstrip(b" \t\n\r").startswith(b"}")
+    empty = body[brace : brace + 1024].lstrip(b" \t\n\r").startswith(b"}")
     return body[:brace] + b'"model":' + orjson.dumps(new) + (b"" if empty else b",") + body[brace:]
+
+
+def _is_form(body: bytes) -> bool:
+    """A form that was read begins with its delimiter, which no JSON does."""
+    return body.startswith(b"--")
 
 
 def top_level_spans(text: str, keys: set[str]) -> dict[str, list[Span]]:
@@ -198,28 +213,27 @@ def _load_leniently(body: bytes) -> Any:
         return None
 
 
-def _pins(document: dict[str, Any], body: bytes) -> bool:
+def _pins(document: dict[str, Any]) -> bool:
     if document.get("previous_response_id") or document.get("conversation") or document.get("background") is True:
         return True
     if document.get("store") is True and "messages" not in document:
         # `store` of a response; chat completions have one too, but nothing else depends on it.
         return True
-    if any(key in body for key in _PINNING_KEYS):
-        return any(_refers(document.get(part), _DEPTH) for part in ("messages", "input", "tools", "tool_resources"))
-    return False
+    return any(
+        _refers(value, _DEPTH)
+        for part in ("messages", "input", "tools", "tool_resources")
+        if isinstance(value := document.get(part), list | dict)
+    )
 
 
-def _refers(value: Any, depth: int) -> bool:
-    """Whether an account's object is referred to somewhere below; schemas of tools only name such keys, without a text in them."""
+def _refers(value: list[Any] | dict[str, Any], depth: int) -> bool:
+    """Whether an account's object is referred to somewhere below. A tool's schema may name such keys, but gives them no value."""
+    if isinstance(value, dict):
+        if value.get("type") == "item_reference":
+            return True
+        if not _PINS.isdisjoint(value) and any(value.get(key) and isinstance(value[key], str | list) for key in _PINS):
+            return True
+        value = list(value.values())
     if depth == 0:
         return False
-    if isinstance(value, list):
-        return any(_refers(item, depth - 1) for item in value)
-    if not isinstance(value, dict):
-        return False
-    if value.get("type") == "item_reference":
-        return True
-    return any(
-        (key in _PINS and bool(below) and isinstance(below, str | list)) or _refers(below, depth - 1)
-        for key, below in value.items()
-    )
+    return any(_refers(item, depth - 1) for item in value if isinstance(item, list | dict))

@@ -1,8 +1,9 @@
 """Reads error bodies of any provider into one form: what the error calls itself, and its sentence.
 
 Separate from the tables because the shapes vary more than the meanings: OpenAI's `{"error": {...}}`, Azure's with `innererror`,
-xAI's `{"code", "error": "text"}`, Mistral's flat object, FastAPI's `detail`, Google's one-element array with `details`, OpenRouter's
-integer codes, the `response` inside a `response.failed` event, and HTML from the edge. Nothing here raises, whatever the bytes.
+xAI's `{"code", "error": "text"}`, Mistral's flat object, FastAPI's `detail`, Google's one-element array with `details`,
+OpenRouter's integer codes, the `response` inside a `response.failed` event, and HTML from the edge. Nothing here raises,
+whatever the bytes.
 """
 
 from __future__ import annotations

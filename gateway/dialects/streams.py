@@ -21,6 +21,10 @@ from gateway.dialects.usage import last_usage, usage_of
 
 DONE = b"data: [DONE]\n\n"
 
+_COMPACT = (b'"finish_reason":"', b'"index":1', b'"usage":{')
+_SPACED = (b'"finish_reason": "', b'"index": 1', b'"usage": {')
+"""A finish, a choice after the first, token counts: JSON written without and with a space after colons."""
+
 _BOUNDARIES = (b"\n\n", b"\r\n", b"\r\r", b"\n\r")
 
 
@@ -66,9 +70,9 @@ class GenericStream:
         return _nested_error(code, message)
 
     def _skim_each(self, block: bytes) -> Part:
-        parts = [self.read(event) for event in events(block)]
-        if Part.ERROR in parts:
-            return Part.ERROR
+        for event in events(block):
+            if self.read(event) is Part.ERROR:
+                return Part.ERROR
         return Part.END if self.ended else Part.CONTENT
 
     def _is_error(self, event: bytes, document: dict[str, Any] | None, data: bytes) -> bool:
@@ -82,15 +86,15 @@ class GenericStream:
 class ChatStream(GenericStream):
     """Chat completions and completions: choices with deltas (or text), a finish reason each, then `data: [DONE]`."""
 
-    __slots__ = ("_index_zero", "_open", "_seen")
+    __slots__ = ("_finish", "_open", "_second", "_seen", "_usage")
 
     def __init__(self) -> None:
         super().__init__()
         self.finished = False
         self._seen: set[int] = set()
         self._open: set[int] = set()
-        self._index_zero = b'"index":0'
-        """How this provider spells the index of the first choice."""
+        self._finish, self._second, self._usage = _COMPACT
+        """What `skim` looks for, as this provider spells it; learned from the events before commit."""
 
     def read(self, event: bytes) -> Part:
         data = data_of(event)
@@ -106,18 +110,21 @@ class ChatStream(GenericStream):
             return Part.CONTENT
         self._note_usage(document)
         choices = document.get("choices")
-        return self._read_choices(choices, data) if isinstance(choices, list) else Part.LIFE
+        if not isinstance(choices, list):
+            return Part.LIFE
+        if choices and b'"choices": ' in data:
+            self._finish, self._second, self._usage = _SPACED
+        return self._read_choices(choices, data)
 
     def skim(self, events: bytes) -> Part:
         if (
-            b'"error"' in events
-            or b'"finish_reason":"' in events
-            or b'"finish_reason": "' in events
-            or b'"usage":' in events
+            self._finish in events
+            or self._second in events
+            or self._usage in events
+            or b'"error"' in events
             or b"[DONE]" in events
             or b"\nevent:" in events
             or events.startswith(b"event:")
-            or events.count(self._index_zero) < events.count(b"data:")
         ):
             return self._skim_each(events)
         return Part.CONTENT
@@ -139,8 +146,6 @@ class ChatStream(GenericStream):
                 continue
             index = choice.get("index")
             index = index if isinstance(index, int) else 0
-            if index == 0 and self._index_zero not in data:
-                self._index_zero = b'"index": 0' if b'"index": 0' in data else b""
             if index not in self._seen:
                 self._seen.add(index)
                 self._open.add(index)
@@ -197,14 +202,8 @@ class ResponsesStream(GenericStream):
                 return Part.CONTENT
             self._finish(last_usage(events))
             return Part.END
-        if (
-            b'"error"' in events
-            or b"response.completed" in events
-            or b"response.incomplete" in events
-            or b"response.failed" in events
-            or b"event: error" in events
-            or b"event:error" in events
-        ):
+        if b'"error"' in events or b'"response":' in events:
+            # Only lifecycle events, the terminators among them, carry the response itself.
             return self._skim_each(events)
         return Part.CONTENT
 

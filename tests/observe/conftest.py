@@ -1,3 +1,5 @@
+"""One set of metrics and its observer, with the access log turned off."""
+
 import pytest
 
 from gateway.observe.access import AccessLog

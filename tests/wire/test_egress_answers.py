@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.wire.upstream_script import HEAD, OK, Heard, Visit, answering, ask, both_loops, running_pool, upstream
@@ -264,11 +266,18 @@ async def test_a_receiver_that_cancels_while_hearing_hears_nothing_more() -> Non
             super().data(chunk)
             call.cancel()
 
-    async with upstream(answering(CHUNKED + b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n")) as up, running_pool() as pool:
+    closed = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.request()
+        visit.write(CHUNKED + b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n")
+        await visit.gone()
+        closed.set()
+
+    async with upstream(script) as up, running_pool() as pool:
         heard = Impatient()
         call = ask(pool, up.origin(), heard)
-        await heard.until("data")
-        await up.visits[0].gone()
+        await closed.wait()
         call.cancel()
         assert heard.events == ["sending", "head", "data"]
         assert all(stats.idle + stats.busy == 0 for stats in pool.stats())
