@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from gateway.config.proxies import environment_proxy
 from gateway.config.secrets import secret_text
 from gateway.config.units import Mistake, text
 
@@ -98,6 +100,12 @@ def proxy(value: object) -> str | None:
         raise Mistake("a proxy's address has no path", quote=False)
     userinfo = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     return f"http://{userinfo}{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def proxy_from(environ: Mapping[str, str], url: BaseUrl) -> str | None:
+    """Return the proxy that the environment names for this address, checked as one in the file would be."""
+    found = environment_proxy(url.scheme, url.host, url.port, environ)
+    return proxy(found) if found is not None else None
 
 
 def azure_root(url: BaseUrl) -> BaseUrl:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.config.addresses import BaseUrl, azure_root
+from gateway.config.addresses import BaseUrl, azure_root, proxy_from
 from gateway.config.document import Findings, Path
 from gateway.config.layers import policies, providers
 from gateway.config.schema import Configuration, Provider, Route, Section
@@ -17,14 +17,24 @@ from gateway.config.validate import Remainder
 from gateway.config.values import name
 
 
-def check(configuration: Configuration, data: Mapping[str, object], rest: Remainder, findings: Findings) -> None:
+def check(
+    configuration: Configuration, data: Mapping[str, object], rest: Remainder, environ: Mapping[str, str], findings: Findings
+) -> None:
     """Report everything wrong between keys. `data` is the whole file's, before anything was cut out of it."""
-    _Check(configuration, data, rest, findings).run()
+    _Check(configuration, data, rest, environ, findings).run()
 
 
 class _Check:
-    def __init__(self, configuration: Configuration, data: Mapping[str, object], rest: Remainder, findings: Findings) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        data: Mapping[str, object],
+        rest: Remainder,
+        environ: Mapping[str, str],
+        findings: Findings,
+    ) -> None:
         self._configuration = configuration
+        self._environ = environ
         self._rest = rest
         self._findings = findings
         self._providers = _names(data.get("providers"))
@@ -83,6 +93,11 @@ class _Check:
             return
         if provider.dialect == "azure":
             self._azure(path, provider, provider.base_url)
+        if "proxy" not in provider.model_fields_set and findings.sound((*path, "proxy")):
+            try:
+                proxy_from(self._environ, provider.base_url)
+            except Mistake as mistake:
+                findings.add(path, f"the environment's proxy for it: {mistake.message}; or say `proxy: off`", at_key=True)
         if provider.base_url.scheme == "http":
             for tls_key in provider.tls.model_fields_set:
                 self._add_to(path, "tls", f"{tls_key} is for https, but the address is http", below=tls_key)

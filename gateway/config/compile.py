@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from gateway.config import addresses, schema
 from gateway.config.layers import policies, providers
-from gateway.config.proxies import environment_proxy
 from gateway.config.snapshot import AdminPlan, Client, Origin, Provider, ServerPlan, Snapshot
 from gateway.core.message import header
 from gateway.core.plan import (
@@ -77,7 +76,7 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
         raise AssertionError(name)
     if settings.dialect == "azure":
         url = addresses.azure_root(url)
-    proxy = settings.proxy if "proxy" in settings.model_fields_set else environment_proxy(url.scheme, url.host, url.port, environ)
+    proxy = settings.proxy if "proxy" in settings.model_fields_set else addresses.proxy_from(environ, url)
     breaker = settings.breaker
     return Provider(
         plan=ProviderPlan(

@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gateway.config import schema
 from gateway.config.planned import NOT_BUILT
 from gateway.config.schema import REQUIRED
 
-SHORT_FORMS = {"RateLimit": "An amount per period, e.g. 600/min.", "Target": "A provider's name; the client's model name is kept."}
-"""Sections for which a bare string may stand."""
+SHORT_FORMS: Final[dict[str, dict[str, Any]]] = {
+    "RateLimit": {"type": "string", "description": "An amount per period, e.g. 600/min."},
+    "Target": {"type": "string", "description": "A provider's name; the client's model name is kept."},
+    "Hedge": {"enum": [False, "off"], "description": "No hedging."},
+}
+"""What may stand for the mapping of a section."""
 
 
 def generate() -> dict[str, Any]:
@@ -36,7 +40,7 @@ def generate() -> dict[str, Any]:
     for name, said in SHORT_FORMS.items():
         whole = dict(sections[name])
         sections[name].clear()
-        sections[name]["anyOf"] = [{"type": "string", "description": said}, whole]
+        sections[name]["anyOf"] = [said, whole]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Gateway configuration",

@@ -45,7 +45,7 @@ def _load(text: str | None, findings: Findings, environ: Mapping[str, str], note
     data = interpolate(data, environ, findings)
     configuration, rest = validate(data, findings)
     planned.report(configuration, rest, findings)
-    check(configuration, data, rest, findings)
+    check(configuration, data, rest, environ, findings)
     if findings.problems:
         raise ConfigError(findings.problems)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]

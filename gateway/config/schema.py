@@ -44,7 +44,7 @@ from gateway.config.values import (
     Weight,
     choice,
     count,
-    from_string,
+    short_for,
 )
 
 DIALECTS: Final = ("openai", "azure", "anthropic", "gemini")
@@ -70,7 +70,7 @@ class RateLimit(Section):
     )
 
 
-Limit = Annotated[RateLimit, from_string("rate")]
+Limit = Annotated[RateLimit, short_for("rate")]
 
 
 class ServerLimits(Section):
@@ -245,7 +245,7 @@ class Route(Section):
 
     name: Name = Field(description="Its name in logs, metrics and headers.", default="", validate_default=False)
     match: Match = Field(description="Which requests; `{}` takes everything.", default_factory=Match)
-    targets: tuple[Annotated[Target, from_string("provider")], ...] = Field(
+    targets: tuple[Annotated[Target, short_for("provider")], ...] = Field(
         description="In order of preference; a bare name keeps the client's model name.", default=()
     )
     balance: Annotated[str, *choice("ordered", "weighted", "fastest", "least_busy")] = _said("ordered", "How targets are chosen.")

@@ -43,10 +43,9 @@ class Remainder:
         """Return the longest part of the path that leads to something."""
         at: Any = self.data
         for depth, step in enumerate(path):
-            try:
-                at = at[step]
-            except (KeyError, IndexError, TypeError):
+            if not (step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int) and step < len(at)):
                 return path[:depth]
+            at = at[step]
         return path
 
     def cut(self, paths: set[Path]) -> None:
@@ -77,6 +76,8 @@ def validate(data: dict[str, Any], findings: Findings) -> tuple[Configuration, R
                 continue  # said of a list whose elements were refused
             _report(rest, loc, path, error, findings)
             cut.add(path)
+        if not cut:
+            raise AssertionError([error["type"] for _, error in errors])  # or this would go on for ever
         rest.cut({path for path in cut if not any(path[:depth] in cut for depth in range(len(path)))})
     for path, section in sections(configuration):
         origin = rest.origin(path)

@@ -146,9 +146,9 @@ def _hedge_after(value: object) -> str:
     return written
 
 
-def from_string(key: str) -> BeforeValidator:
-    """Let a bare string stand for the mapping that has only this key."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+def short_for(key: str) -> BeforeValidator:
+    """Let a bare value stand for the mapping that has only this key, whose reader then judges it."""
+    return BeforeValidator(lambda value: value if isinstance(value, dict) else {key: value})
 
 
 def _off(value: object) -> object:

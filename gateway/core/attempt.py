@@ -82,15 +82,15 @@ class Attempt(AttemptRecord):
         for permit in self._permits:
             permit.alive(now)
 
-    def settle(self, now: float, scope: Scope | None, *, counts: bool = True) -> None:
-        """End the permits: `scope` None is a success, else whose failure it was; `counts` False makes it nobody's."""
+    def settle(self, now: float, scope: Scope | None) -> None:
+        """End the permits: `scope` None is a success, else whose failure it was."""
         target, provider = self._permits
         if scope is None:
             target.success(now)
             provider.success(now)
             return
         for permit, own in ((target, Scope.TARGET), (provider, Scope.PROVIDER)):
-            if counts and scope is own:
+            if scope is own:
                 permit.dropped(now)
             else:
                 permit.ignore()

@@ -7,7 +7,8 @@
 
 Routing reads `share`; whoever sends takes a `Permit`, which ends exactly once as `success`, `ignore` or `dropped` (the three-way
 completion of Netflix concurrency-limits). Results of attempts that began before the last transition say nothing about the present
-state and are ignored. Opening time grows by doubling and is jittered, so that many gateways do not probe in step.
+state and do not move it; from before the last recovery, they are not even counted. Opening time grows by doubling and is jittered,
+so that many gateways do not probe in step.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Breaker:
         "_first_failure_at",
         "_opened",
         "_probing",
+        "_recovered",
         "_since",
         "_trickled_at",
         "_uniform",
@@ -137,6 +139,7 @@ class Breaker:
         "moved",
         "plan",
         "state",
+        "used_at",
     )
 
     def __init__(
@@ -160,6 +163,10 @@ class Breaker:
         self._since = 0.0
         self._probing = False
         self._trickled_at = float("-inf")
+        self._recovered = 0
+        """The epoch that the last recovery began; what began before it is not counted."""
+        self.used_at = 0.0
+        """When leave was given last."""
 
     def replan(self, plan: BreakerPlan) -> None:
         """Take over new settings on reload; the state stays, counts in a window of another length begin anew."""
@@ -177,11 +184,10 @@ class Breaker:
             self._move(State.HALF_OPEN)
         if self.state is State.HALF_OPEN:
             return 0.0 if self._probing else 1.0
-        share = max(RAMP_FLOOR, (now - self._since) / self.plan.ramp_s)
+        share = self._ramp(now)
         if share >= 1.0:
             self._opened = 0
             self._move(State.CLOSED)
-            return 1.0
         return share
 
     def shown_share(self, now: float) -> float:
@@ -189,11 +195,12 @@ class Breaker:
         if self.state is State.CLOSED:
             return 1.0
         if self.state is State.RAMP:
-            return min(1.0, max(RAMP_FLOOR, (now - self._since) / self.plan.ramp_s))
+            return self._ramp(now)
         return 0.0
 
     def admit(self, now: float) -> Permit:
         """Give leave to send one attempt, whatever the share: the caller has read it."""
+        self.used_at = now
         probe = False
         if self.state is not State.CLOSED:
             self.share(now)
@@ -224,9 +231,12 @@ class Breaker:
         self._consecutive = 0
         self._window.clear()
         self._move(State.RAMP)
+        self._recovered = self.epoch
 
     def succeeded(self, now: float, permit: Permit) -> None:
         """Count a success. Called by the permit."""
+        if permit.epoch < self._recovered:
+            return
         self._window.success(now)
         if permit.epoch != self.epoch:
             return
@@ -241,6 +251,8 @@ class Breaker:
 
     def failed(self, now: float, permit: Permit) -> None:
         """Count a failure and open where it is one too many. Called by the permit."""
+        if permit.epoch < self._recovered:
+            return
         self._window.failure(now)
         if permit.epoch != self.epoch:
             return
@@ -259,6 +271,10 @@ class Breaker:
                     self._open(now)
             case State.OPEN:
                 pass  # a request without alternative; its failure is in the window
+
+    def _ramp(self, now: float) -> float:
+        passed_s, ramp_s = now - self._since, self.plan.ramp_s
+        return max(RAMP_FLOOR, passed_s / ramp_s) if passed_s < ramp_s else 1.0
 
     def _outage(self, now: float) -> bool:
         if self._consecutive >= self.plan.consecutive and now - self._first_failure_at >= MIN_SPAN_S:

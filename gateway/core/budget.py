@@ -30,6 +30,12 @@ class Budget:
         trickle = max(0.0, now - self._updated_at) * self.plan.floor / FLOOR_PERIOD_S
         return min(CAP, self._tokens + trickle)
 
+    def replan(self, now: float, plan: BudgetPlan) -> None:
+        """Take over new settings on reload; what has trickled in so far did so under the old ones."""
+        self._tokens = self.balance(now)
+        self._updated_at = now
+        self.plan = plan
+
     def deposit(self) -> None:
         """Count one first attempt. Needs no time: the trickle and the deposit add up in either order, below the cap."""
         self._tokens = min(CAP, self._tokens + self.plan.ratio)

@@ -30,7 +30,8 @@ from gateway.core.attempt import NEVER, Ask, Attempt, Place
 from gateway.core.placement import Chance, Go, Placement, Stuck, Wait
 from gateway.core.plan import INFERENCE
 from gateway.core.record import Ending, ExchangeRecord, Kind
-from gateway.core.verdicts import FAULTS, OK, Again, Fault, IOFault, Scope, Verdict
+from gateway.core.registry import ProviderState, TargetState
+from gateway.core.verdicts import FAULTS, OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
 
 PROBE_LIMIT_S = 10.0
@@ -62,6 +63,12 @@ CALLERS_RANK = 6
 
 UNSPEAKABLE = frozenset({Fault.CREDENTIAL, Fault.BILLING, Fault.EDGE_BLOCKED})
 """Never relayed verbatim: our own account's troubles (the body may quote the key) and pages made for browsers."""
+
+BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.BREAKERS_OPEN, Reason.CREDENTIALS_BENCHED})
+"""What time will change: the client is told when to come back."""
+
+UNTRIED = frozenset({Reason.RETRY_BUDGET, Reason.NOT_RETRYABLE})
+"""We did not try on the client's behalf what its own SDK may: its retries must not be forbidden (law 8)."""
 
 UNSERVED: dict[Reason, tuple[int, str]] = {
     Reason.DEADLINE: (504, "No provider answered within the time this request may take."),
@@ -109,8 +116,8 @@ class Exchange:
         self._due: Wait | None = None
         """An attempt decided on and waiting for its time."""
         self._committed = False
-        self._counted: set[Place] | None = None
-        """Places that already bear a failure of this exchange: one exchange counts at most one (law 11)."""
+        self._counted: set[TargetState | ProviderState] | None = None
+        """Who already bears a failure of this exchange: one exchange counts at most one against each (law 11)."""
         self._best: Attempt | None = None
         self._best_verdict = OK
         """The most informative failure so far."""
@@ -148,7 +155,7 @@ class Exchange:
         self._end_attempt(now, attempt, OK)
         credential = self._placement.credential_state(attempt.place, attempt.credential)
         if credential is not None:
-            credential.served(attempt.model)
+            credential.served(attempt.model, attempt.started_at)
         if attempt.number > 1:
             self.record.saved_by = attempt.kind
         self._over(now, Ending.OK, Reason.NONE)
@@ -161,13 +168,14 @@ class Exchange:
         self._learn(now, attempt, verdict)
         if self._best is None or RANK[fault] >= RANK[_fault(self._best_verdict)]:
             self._best, self._best_verdict = attempt, verdict
-        self._placement.remember(attempt.place, verdict)
+        self._placement.remember(attempt.place, verdict, attempt.credential)
         final = self._final(attempt, fault)
         return self._next(now) if final is None else self._give_up(now, Stuck(final))
 
     def broke(self, now: float, attempt: Attempt, verdict: Verdict) -> Actions:
         """The committed answer broke off, stalled, or ended in an in-band error."""
         self._end_attempt(now, attempt, verdict)
+        self._learn(now, attempt, verdict)
         self.record.stream_broken = attempt.streaming
         self._over(now, Ending.FAILED, Reason.STREAM_BROKEN)
         return (Break(verdict.code or Reason.STREAM_BROKEN.value, "The provider's answer broke off before its end."),)
@@ -206,13 +214,15 @@ class Exchange:
             return self._cut_short(now, attempt)
         if due is not None and now >= due.at:
             self._due = None
-            return self._send(now, due.place, due.kind) if self._placement.ready(due.place, now) else self._next(now)
+            return self._send(now, due.place, due.kind) if self._placement.ready(due, now) else self._next(now)
         self._arm(now)
         return NOTHING
 
     # -- the next attempt -----------------------------------------------------------------------------------------------------
 
     def _next(self, now: float) -> Actions:
+        if now >= self._ask.deadline_at:
+            return self._give_up(now, Stuck(Reason.DEADLINE))
         if len(self.record.attempts) >= self._ask.policy.attempts:
             return self._give_up(now, Stuck(Reason.ATTEMPTS_EXHAUSTED))
         step = self._placement.next(now)
@@ -232,7 +242,7 @@ class Exchange:
         if kind is Kind.FIRST and not ask.already_retried:
             place.provider.budget.deposit()
         attempt.limit_s = ask.policy.timeouts.first_token_s if ask.stream else ask.policy.timeouts.answer_s
-        if ask.stream and attempt.probe and len(ask.candidates) > 1:
+        if ask.stream and attempt.probe and self._placement.alternative(place, now):
             attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S)
         record.attempts.append(attempt)
         self._live = attempt
@@ -245,15 +255,14 @@ class Exchange:
         credential = self._placement.credential_state(attempt.place, attempt.credential)
         if credential is None:
             return
-        if verdict.fault is Fault.RATE_LIMITED and verdict.retry_same:
+        if verdict.fault is Fault.RATE_LIMITED and (verdict.retry_same or verdict.delay is not None):
             credential.park(now, attempt.model, verdict.delay)
         elif FAULTS[_fault(verdict)].scope is Scope.CREDENTIAL and verdict.fault is not Fault.RATE_LIMITED:
             credential.bench(now)
 
     def _final(self, attempt: Attempt, fault: Fault) -> Reason | None:
         """Return why no further attempt is allowed after this fault, or None (laws 3 and 10)."""
-        rule = FAULTS[fault]
-        if not rule.elsewhere and rule.again is Again.NEVER:
+        if not FAULTS[fault].elsewhere:
             if any(fault in place.target.only_for for place in self._ask.candidates):
                 self._placement.only_for = fault
             elif not (fault is Fault.CONTENT_POLICY and self._ask.policy.failover_content_policy):
@@ -274,10 +283,7 @@ class Exchange:
             reason = Reason.CALLER
             self._over(now, Ending.CALLER_ERROR, reason)
         else:
-            # With the budget empty we did not try on the client's behalf: its own retries must not be forbidden (law 8).
-            retry = None if reason is Reason.RETRY_BUDGET else False
-            delay_s = verdict.delay if verdict.delay is not None else stuck.delay_s
-            advice = Advice(retry=retry, delay_s=None if delay_s is None else min(delay_s, ADVICE_CAP_S))
+            advice = self._advice(stuck, verdict)
             self._over(now, Ending.FAILED, reason)
         if attempt.answered and fault not in UNSPEAKABLE:
             self.record.winner = attempt
@@ -292,9 +298,21 @@ class Exchange:
         self._over(now, Ending.FAILED if failed else Ending.REFUSED, stuck.reason)
         if stuck.delay_s is None:
             return (Refuse(status, stuck.reason, message, Advice(retry=False)),)
-        delay_s = max(1.0, stuck.delay_s)
-        delay_s = min(ADVICE_CAP_S, delay_s + self._chance.uniform(0.0, 0.25 * delay_s))
-        return (Refuse(status, stuck.reason, message, Advice(retry=True, delay_s=delay_s)),)
+        return (Refuse(status, stuck.reason, message, self._come_back(stuck.delay_s)),)
+
+    def _advice(self, stuck: Stuck, verdict: Verdict) -> Advice:
+        if stuck.reason in BLOCKED and stuck.delay_s is not None:
+            return self._come_back(stuck.delay_s)
+        retry = None if stuck.reason in UNTRIED or self._ask.already_retried else False
+        delay_s = verdict.delay if verdict.delay is not None else stuck.delay_s
+        if delay_s is not None:
+            return Advice(retry=retry, delay_s=min(delay_s, ADVICE_CAP_S))
+        return UPSTREAMS_OWN if retry is None else Advice(retry=False)
+
+    def _come_back(self, delay_s: float) -> Advice:
+        """Name a time, at least a second from now, and not the same to everyone."""
+        delay_s = max(1.0, delay_s)
+        return Advice(retry=True, delay_s=min(ADVICE_CAP_S, delay_s + self._chance.uniform(0.0, 0.25 * delay_s)))
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 
@@ -347,10 +365,22 @@ class Exchange:
             attempt.settle(now, None)
             return
         attempt.verdict = fault.value
-        if self._counted is None:
-            self._counted = set()
-        attempt.settle(now, FAULTS[fault].scope, counts=attempt.place not in self._counted)
-        self._counted.add(attempt.place)
+        attempt.settle(now, self._blamed(attempt, fault))
+
+    def _blamed(self, attempt: Attempt, fault: Fault) -> Scope:
+        """Return whose failure this is, as far as it may be counted (law 11)."""
+        scope = FAULTS[fault].scope
+        if attempt.uploading and fault is Fault.STALLED:
+            # The client's upload stopped, as far as we can see.
+            return Scope.NOBODY
+        if scope is Scope.TARGET or scope is Scope.PROVIDER:
+            bearer = attempt.place.state if scope is Scope.TARGET else attempt.place.provider
+            if self._counted is None:
+                self._counted = set()
+            if bearer in self._counted:
+                return Scope.NOBODY
+            self._counted.add(bearer)
+        return scope
 
     def _cancel_live(self, now: float) -> Actions:
         attempt = self._live

@@ -5,7 +5,10 @@ Order of preference, first that applies (laws 8 and 9):
      but a preferred target at its rate limit is waited for, where the wait is short;
   2. a target at its rate limit, where nothing else can serve and the wait fits;
   3. a target already tried, whose fault allows another go: paid from the budget, after a backoff;
-  4. a target held back by its breaker: paid (not for a first attempt), and where it is hopeless, only a trickle.
+  4. a target held back by its breaker: paid (not for a first attempt), and where it is hopeless, only a trickle;
+  5. the same, where it was already tried: paid, and after a backoff.
+
+A key that was refused or is at its limit says nothing about the target's next key: that one is free, at once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from gateway.core.backoff import backoff
 from gateway.core.breaker import HOPELESS
 from gateway.core.record import Kind
 from gateway.core.registry import CredentialState
-from gateway.core.verdicts import FAULTS, Again, Fault, Verdict
+from gateway.core.verdicts import FAULTS, OK, Again, Fault, FaultRule, Scope, Verdict
 from gateway.errors import Reason
 
 LONGEST_WAIT_S = 10.0
@@ -47,12 +50,14 @@ class Go:
 class Wait:
     """Send to this place, but not before `at`; what it costs is paid."""
 
-    __slots__ = ("at", "kind", "place")
+    __slots__ = ("against_breaker", "at", "kind", "place")
 
-    def __init__(self, place: Place, kind: Kind, at: float) -> None:
+    def __init__(self, place: Place, kind: Kind, at: float, *, against_breaker: bool = False) -> None:
         self.place = place
         self.kind = kind
         self.at = at
+        self.against_breaker = against_breaker
+        """Decided on though its breaker holds it back: there is nothing else."""
 
 
 class Stuck:
@@ -68,24 +73,30 @@ class Stuck:
 class Placement:
     """The walk of one exchange: what was tried, what was waited, what is left."""
 
-    __slots__ = ("_ask", "_chance", "_last_wait_s", "_retries", "_tried", "_waited_s", "only_for")
+    __slots__ = ("_ask", "_chance", "_indulged", "_last_wait_s", "_prepaid", "_retries", "_tried", "_waited_s", "only_for")
 
     def __init__(self, ask: Ask, chance: Chance) -> None:
         self._ask = ask
         self._chance = chance
-        self._tried: dict[Place, Verdict] | None = None
-        """Places asked, with the last verdict on each; None until one failed, which most exchanges never see."""
+        self._tried: dict[Place, tuple[Verdict, str | None]] | None = None
+        """Places asked, with the last verdict on each and the key it was about; None until one failed, which most exchanges
+        never see."""
         self.only_for: Fault | None = None
         """Set by a fault that only targets declared for it may mend."""
         self._retries = 0
         self._last_wait_s = 0.0
         self._waited_s = 0.0
+        self._indulged = False
+        """A preferred target was waited for; once, since the attempts are for the others too."""
+        self._prepaid: Place | None = None
+        """Paid for, and not asked since: a wait that came to nothing is not paid twice."""
 
-    def remember(self, place: Place, verdict: Verdict) -> None:
-        """Note that this place was asked and failed."""
+    def remember(self, place: Place, verdict: Verdict, credential: str | None) -> None:
+        """Note that this place was asked with this key and failed."""
         if self._tried is None:
             self._tried = {}
-        self._tried[place] = verdict
+        self._tried[place] = (verdict, credential)
+        self._prepaid = None
 
     def next(self, now: float) -> Go | Wait | Stuck:
         """Decide on the next attempt; what it costs is withdrawn from the provider's budget."""
@@ -95,17 +106,18 @@ class Placement:
         for place in self._ask.candidates:
             if not self._eligible(place):
                 continue
-            repeat = tried is not None and place in tried
+            key, usable_at = self.credential(place, now)
+            asked = tried.get(place) if tried is not None else None
+            repeat = asked is not None and not _about_another_key(asked, key)
             if repeat and not self._rate_limited(place):
                 continue
-            usable_at = self.credential(place, now)[1]
-            if usable_at > now or repeat:
-                parked.append((usable_at, place))
-                continue
             share = place.share(now)
-            if share >= 1.0 or (share > 0.0 and self._chance.random() < share):
+            if usable_at > now or (repeat and share > 0.0):
+                parked.append((usable_at, place))
+            elif share >= 1.0 or (share > 0.0 and self._chance.random() < share):
                 return self._preferred(now, parked) or Go(place, self._kind(place))
-            held_back.append(place)
+            else:
+                held_back.append(place)
         return self._without_alternative(now, held_back, parked)
 
     def credential(self, place: Place, now: float) -> tuple[str | None, float]:
@@ -128,9 +140,21 @@ class Placement:
             return place.provider.foreign(self._ask.foreign_key)
         return place.provider.credentials.get(credential) if credential is not None else None
 
-    def ready(self, place: Place, now: float) -> bool:
+    def ready(self, wait: Wait, now: float) -> bool:
         """Whether a place that was waited for can be used now; others may have changed its state meanwhile."""
-        return self.credential(place, now)[1] <= now and place.share(now) > 0.0
+        return self.credential(wait.place, now)[1] <= now and (wait.against_breaker or wait.place.share(now) > 0.0)
+
+    def alternative(self, place: Place, now: float) -> bool:
+        """Whether another target, not tried yet, could serve now."""
+        tried = self._tried or ()
+        return any(
+            other is not place
+            and other not in tried
+            and self._eligible(other)
+            and self.credential(other, now)[1] <= now
+            and other.share(now) > 0.0
+            for other in self._ask.candidates
+        )
 
     # -- the cases ------------------------------------------------------------------------------------------------------------
 
@@ -140,61 +164,71 @@ class Placement:
 
     def _preferred(self, now: float, parked: list[tuple[float, Place]]) -> Wait | None:
         """Wait for a preferred target that is at its rate limit, where another could serve at once but the wait is short."""
+        limit_s = self._ask.policy.rate_limit_wait_s
+        if self._indulged or not limit_s:
+            return None
         for usable_at, place in parked:
-            if (
-                usable_at - now <= self._ask.policy.rate_limit_wait_s
-                and self._fits(now, usable_at - now)
-                and self._paid(now, place)
-            ):
+            wait_s = usable_at - now
+            if wait_s <= limit_s and place.share(now) > 0.0 and self._fits(now, wait_s) and self._paid(now, place):
+                self._indulged = True
                 return self._wait_for(now, place, usable_at)
         return None
 
     def _without_alternative(self, now: float, held_back: list[Place], parked: list[tuple[float, Place]]) -> Go | Wait | Stuck:
         stuck = Stuck(Reason.ATTEMPTS_EXHAUSTED if self._tried else Reason.NO_TARGET)
         for usable_at, place in sorted(parked, key=lambda entry: entry[0]):
-            if not self._fits(now, usable_at - now):
-                stuck = Stuck(self._why_parked(place, now), usable_at - now)
-            elif self._paid(now, place):
+            wait_s = max(0.0, usable_at - now)
+            if not self._fits(now, wait_s):
+                stuck = Stuck(self._why_parked(place, now), wait_s)
+                break
+            if self._paid(now, place):
                 return self._wait_for(now, place, usable_at)
-            else:
-                stuck = Stuck(Reason.RETRY_BUDGET, usable_at - now)
-            break
-        again = self._again(now)
+            stuck = Stuck(Reason.RETRY_BUDGET, wait_s)
+        again = self._again(now, against_breaker=False)
         if isinstance(again, Wait):
             return again
         if held_back:
             return self._against_breaker(now, held_back)
-        return again or stuck
+        return again or self._again(now, against_breaker=True) or stuck
 
-    def _again(self, now: float) -> Wait | Stuck | None:
+    def _again(self, now: float, *, against_breaker: bool) -> Wait | Stuck | None:
         """Ask a target once more that was already tried; None where no fault allows it."""
         if self._tried is None or self._ask.already_retried:
             return None
         stuck: Stuck | None = None
-        for place, verdict in self._tried.items():
-            if verdict.fault is None or FAULTS[verdict.fault].again is not Again.LAST_RESORT or not verdict.retry_same:
+        for place, (verdict, _) in self._tried.items():
+            if _rule(verdict).again is not Again.LAST_RESORT or not verdict.retry_same or not self._eligible(place):
                 continue
-            if not self._eligible(place) or not self.ready(place, now):
+            if (place.share(now) <= 0.0) is not against_breaker:
+                continue
+            parked_s = max(0.0, self.credential(place, now)[1] - now)
+            if parked_s and not self._fits(now, parked_s):
+                stuck = Stuck(self._why_parked(place, now), parked_s)
                 continue
             wait_s = backoff(self._ask.policy.backoff, self._retries, self._last_wait_s, self._chance.uniform)
             if verdict.delay is not None:
-                wait_s = max(wait_s, verdict.delay + self._chance.uniform(0.0, 0.5 * verdict.delay))
+                wait_s = max(wait_s, self._jittered(verdict.delay))
+            if parked_s:
+                wait_s = max(wait_s, self._jittered(parked_s))
             if now + wait_s >= self._ask.deadline_at:
                 stuck = Stuck(Reason.DEADLINE, verdict.delay)
+            elif against_breaker and _hopeless(place, now):
+                stuck = Stuck(Reason.BREAKERS_OPEN, place.reopens_in(now))
             elif not self._paid(now, place):
                 stuck = Stuck(Reason.RETRY_BUDGET, verdict.delay)
             else:
                 self._retries += 1
                 self._last_wait_s = wait_s
-                return Wait(place, Kind.RETRY, now + wait_s)
+                self._waited_s += parked_s
+                return Wait(place, Kind.RETRY, now + wait_s, against_breaker=against_breaker)
         return stuck
 
     def _against_breaker(self, now: float, held_back: list[Place]) -> Go | Stuck:
         """Every target that is left is held back by its breaker: go on all the same, unless that is hopeless (law 8)."""
         place = min(held_back, key=lambda candidate: candidate.failing(now))
-        if place.failing(now) >= HOPELESS and not place.worse_breaker(now).trickle(now):
+        if _hopeless(place, now):
             return Stuck(Reason.BREAKERS_OPEN, min(candidate.reopens_in(now) for candidate in held_back))
-        if self._tried and not place.provider.budget.withdraw(now, COST):
+        if self._tried and not self._paid(now, place, least=COST):
             return Stuck(Reason.RETRY_BUDGET)
         return Go(place, self._kind(place))
 
@@ -207,8 +241,8 @@ class Placement:
 
     def _rate_limited(self, place: Place) -> bool:
         """Whether a tried place may be asked again once its rate limit allows."""
-        verdict = self._tried[place] if self._tried is not None else None
-        return verdict is not None and verdict.fault is Fault.RATE_LIMITED and verdict.retry_same and not self._ask.already_retried
+        verdict = self._tried[place][0] if self._tried is not None else OK
+        return verdict.fault is Fault.RATE_LIMITED and verdict.retry_same and not self._ask.already_retried
 
     def _why_parked(self, place: Place, now: float) -> Reason:
         states = place.provider.credentials.values()
@@ -222,14 +256,38 @@ class Placement:
 
     def _wait_for(self, now: float, place: Place, usable_at: float) -> Wait:
         """Wait until a rate limit lets us: never sooner than stated, and not all at the same moment."""
-        wait_s = max(0.0, usable_at - now)
-        wait_s += self._chance.uniform(0.0, 0.5 * wait_s)
+        wait_s = self._jittered(max(0.0, usable_at - now))
         self._waited_s += wait_s
         return Wait(place, self._kind(place), now + wait_s)
 
-    def _paid(self, now: float, place: Place) -> bool:
-        """Withdraw what repeating a request at this place costs; a place that was not asked yet is free."""
-        verdict = self._tried.get(place) if self._tried is not None else None
-        if verdict is None:
+    def _jittered(self, delay_s: float) -> float:
+        """Spread a stated delay, never below it."""
+        return delay_s + self._chance.uniform(0.0, 0.5 * delay_s)
+
+    def _paid(self, now: float, place: Place, least: float = 0.0) -> bool:
+        """Withdraw what repeating a request at this place costs; a place that was not asked yet is free, or costs the `least`."""
+        asked = self._tried.get(place) if self._tried is not None else None
+        cost = least if asked is None else AMBIGUOUS_COST if asked[0].ambiguous else COST
+        if not cost or self._prepaid is place:
             return True
-        return place.provider.budget.withdraw(now, AMBIGUOUS_COST if verdict.ambiguous else COST)
+        if not place.provider.budget.withdraw(now, cost):
+            return False
+        self._prepaid = place
+        return True
+
+
+def _rule(verdict: Verdict) -> FaultRule:
+    if verdict.fault is None:
+        raise AssertionError("a good answer is no failure")
+    return FAULTS[verdict.fault]
+
+
+def _about_another_key(asked: tuple[Verdict, str | None], key: str | None) -> bool:
+    """Whether what was said about one key of a target leaves this one untouched."""
+    verdict, credential = asked
+    limited = verdict.fault is Fault.RATE_LIMITED
+    return credential != key and _rule(verdict).scope is Scope.CREDENTIAL and (verdict.retry_same or not limited)
+
+
+def _hopeless(place: Place, now: float) -> bool:
+    return place.failing(now) >= HOPELESS and not place.worse_breaker(now).trickle(now)

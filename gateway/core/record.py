@@ -144,4 +144,4 @@ class ExchangeRecord:
 
 def trail(attempts: list[AttemptRecord], now: float) -> str:
     """Render `x-gateway-trail`: `openai:server_error/0.42s, azure:ok/0.81s`; an attempt under way counts until `now`."""
-    return ", ".join(f"{a.provider}:{a.verdict or 'ok'}/{(a.ended_at or now) - a.started_at:.2f}s" for a in attempts)
+    return ", ".join([f"{a.provider}:{a.verdict or 'ok'}/{(a.ended_at or now) - a.started_at:.2f}s" for a in attempts])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from gateway.core.breaker import Breaker, State
 from gateway.core.budget import Budget
@@ -46,28 +47,32 @@ class CredentialState:
 
     def park(self, now: float, model: str, delay_s: float | None) -> None:
         """Keep away from this model for the stated delay (at most a minute), or for a doubling while if none was stated."""
-        streak = self._streak.get(model, 0)
-        if delay_s is None:
-            delay_s = FIRST_PARK_S * 2.0 ** min(streak, 6)
-        if len(self._parked) >= MAX_TARGETS:
+        if model not in self._parked and len(self._parked) >= MAX_TARGETS:
             self._parked.clear()
             self._streak.clear()
-        self._parked[model] = now + min(delay_s, MAX_PARK_S)
-        self._streak[model] = streak + 1
+        until, streak = self._parked.get(model, 0.0), self._streak.get(model, 0)
+        if now >= until:
+            # Only the first refusal after a pause says that the pause was too short; others were under way together with it.
+            streak = self._streak[model] = streak + 1
+        if delay_s is None:
+            delay_s = FIRST_PARK_S * 2.0 ** min(streak - 1, 6)
+        self._parked[model] = max(until, now + min(delay_s, MAX_PARK_S))
 
     def bench(self, now: float) -> None:
-        """Take the key out of use: refused or out of money."""
-        self.benched_until = now + min(MAX_BENCH_S, BENCH_S * 2.0 ** min(self.benches, 10))
-        self.benches += 1
+        """Take the key out of use: refused or out of money. Requests refused together count as one refusal."""
+        if now >= self.benched_until:
+            self.benched_until = now + min(MAX_BENCH_S, BENCH_S * 2.0 ** min(self.benches, 10))
+            self.benches += 1
 
-    def served(self, model: str) -> None:
-        """A request with this key was served: past trouble is over."""
-        if self.benches:
+    def served(self, model: str, began_at: float = float("inf")) -> None:
+        """A request with this key was served: trouble that ended before it began is over. Without a time, all trouble is."""
+        if self.benches and began_at >= self.benched_until:
             self.benches = 0
             self.benched_until = 0.0
         if self._parked:
-            self._parked.pop(model, None)
-            self._streak.pop(model, None)
+            until = self._parked.get(model)
+            if until is not None and began_at >= until:
+                del self._parked[model], self._streak[model]
 
 
 class TargetState:
@@ -97,11 +102,11 @@ class ProviderState:
         self.credentials: dict[str, CredentialState] = {key: CredentialState() for key in plan.credentials}
         self._foreign: OrderedDict[str, CredentialState] = OrderedDict()
 
-    def replan(self, plan: ProviderPlan) -> None:
+    def replan(self, now: float, plan: ProviderPlan) -> None:
         """Take over new settings; a credential that stays keeps its state, a changed one begins afresh."""
         self.plan = plan
         self.breaker.replan(plan.breaker)
-        self.budget.plan = plan.budget
+        self.budget.replan(now, plan.budget)
         self.credentials = {key: self.credentials.get(key) or CredentialState() for key in plan.credentials}
 
     def foreign(self, key: str) -> CredentialState:
@@ -133,7 +138,7 @@ class Registry:
         self._uniform = uniform
         self._moved = moved
         self.providers: dict[str, ProviderState] = {}
-        self._targets: OrderedDict[tuple[str, str, Family], TargetState] = OrderedDict()
+        self._targets: dict[tuple[str, str, Family], TargetState] = {}
 
     def adopt(self, plans: Iterable[ProviderPlan], now: float) -> None:
         """Make the state fit a new snapshot: keep what stays, add what is new, forget what is gone."""
@@ -145,9 +150,10 @@ class Registry:
         for name, plan in wanted.items():
             known = self.providers.get(name)
             if known is None:
-                self.providers[name] = ProviderState(plan, self._breaker(plan, "", ""), now)
+                breaker = Breaker(plan.breaker, self._uniform, partial(self._moved, name, "", ""))
+                self.providers[name] = ProviderState(plan, breaker, now)
             else:
-                known.replan(plan)
+                known.replan(now, plan)
         for target in self._targets.values():
             target.breaker.replan(wanted[target.provider].breaker)
 
@@ -156,19 +162,27 @@ class Registry:
         key = (plan.name, model, family)
         state = self._targets.get(key)
         if state is None:
-            state = self._targets[key] = TargetState(plan.name, model, label, family, self._breaker(plan, label, family))
-            if len(self._targets) > MAX_TARGETS:
-                self._targets.popitem(last=False)
-        else:
-            self._targets.move_to_end(key)
+            if len(self._targets) >= MAX_TARGETS:
+                self._forget()
+            breaker = Breaker(plan.breaker, self._uniform)
+            state = self._targets[key] = TargetState(plan.name, model, label, family, breaker)
+            state.breaker.moved = self._reporting(state)
+        state.label = label
         return state
 
     def targets(self) -> Iterator[TargetState]:
         """Return every target state there is."""
         return iter(self._targets.values())
 
-    def _breaker(self, plan: ProviderPlan, model: str, family: str) -> Breaker:
-        def moved(state: State) -> None:
-            self._moved(plan.name, model, family, state)
+    def _forget(self) -> None:
+        """Forget the eighth that was used least recently: by use and not by look-up, since the router remembers its answers."""
+        by_use = sorted(self._targets.items(), key=lambda entry: entry[1].breaker.used_at)
+        for key, _ in by_use[: MAX_TARGETS // 8]:
+            del self._targets[key]
 
-        return Breaker(plan.breaker, self._uniform, moved)
+    def _reporting(self, target: TargetState) -> Callable[[State], None]:
+        def moved(state: State) -> None:
+            # The label is read when it is needed: a reload may have changed it.
+            self._moved(target.provider, target.label, target.family, state)
+
+        return moved

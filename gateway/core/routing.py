@@ -80,13 +80,15 @@ class Router:
         return model if model in self._known and model is not None else ANY_MODEL
 
     def _places(self, targets: Iterable[Target], family: Family, model: str | None) -> tuple[Place, ...]:
-        places = []
+        places: list[Place] = []
         for target in targets:
             name = target.model or model or ""
             label = self.label(name)
             state = self._registry.target(target.provider, name, label, family)
             places.append(Place(target, name, label, self._registry.providers[target.provider.name], state))
-        return tuple(places)
+        # Two targets may be one for this model: going there again would be a repetition that looks like a failover (law 9).
+        ordinary = {place.state: place for place in reversed(places) if not place.target.only_for}
+        return tuple(place for place in places if ordinary.get(place.state, place) is place)
 
 
 def _matcher(globs: tuple[str, ...] | None) -> re.Pattern[str] | None:

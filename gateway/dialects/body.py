@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from json.decoder import scanstring  # type: ignore[attr-defined]  # CPython's own C scanner; typeshed leaves it out
 from typing import Any
@@ -40,6 +40,7 @@ _LOOKALIKES = frozenset([*_other_cases("model"), *_other_cases("stream")])
 _PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
 """Keys whose values are ids, or ciphertext, of one account."""
 _DEPTH = 12
+_CONTAINERS = (dict, list)
 
 
 class BodyFacts:
@@ -219,21 +220,29 @@ def _pins(document: dict[str, Any]) -> bool:
     if document.get("store") is True and "messages" not in document:
         # `store` of a response; chat completions have one too, but nothing else depends on it.
         return True
-    return any(
-        _refers(value, _DEPTH)
-        for part in ("messages", "input", "tools", "tool_resources")
-        if isinstance(value := document.get(part), list | dict)
-    )
+    for part in ("messages", "input", "tools", "tool_resources"):
+        value = document.get(part)
+        if isinstance(value, list | dict) and _refers(value, _DEPTH):
+            return True
+    return False
 
 
 def _refers(value: list[Any] | dict[str, Any], depth: int) -> bool:
     """Whether an account's object is referred to somewhere below. A tool's schema may name such keys, but gives them no value."""
+    items: Iterable[Any] = value
     if isinstance(value, dict):
         if value.get("type") == "item_reference":
             return True
         if not _PINS.isdisjoint(value) and any(value.get(key) and isinstance(value[key], str | list) for key in _PINS):
             return True
-        value = list(value.values())
+        items = value.values()
+    elif value and not isinstance(value[0], list | dict):
+        # Texts or token ids, possibly a hundred thousand of them.
+        return False
     if depth == 0:
         return False
-    return any(_refers(item, depth - 1) for item in value if isinstance(item, list | dict))
+    # Plain loops: this runs for every message of every request.
+    for item in items:  # noqa: SIM110 - a generator costs twice as much
+        if isinstance(item, _CONTAINERS) and _refers(item, depth - 1):
+            return True
+    return False

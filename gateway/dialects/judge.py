@@ -37,7 +37,8 @@ _LONGEST_MESSAGE = 300
 _LIMIT = re.compile(r"\blimit:? ?([\d,]{1,15})\b.{0,80}?\brequested:? ?([\d,]{1,15})", re.IGNORECASE | re.ASCII | re.DOTALL)
 _TOO_LARGE = re.compile(r"^request too large", re.IGNORECASE)
 
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|gsk|xai|key|AIza|Bearer)[-_ ]?[A-Za-z0-9_*.-]{8,}")
+_KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai)[-_]|AIza)[A-Za-z0-9_*.-]{4,}|\bBearer \S+")
+"""Some providers quote the refused key, more or less masked (law 12)."""
 
 
 def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: float) -> Verdict:

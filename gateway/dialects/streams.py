@@ -181,7 +181,7 @@ class ResponsesStream(GenericStream):
         if document is None:
             return self._read_part(event, data)
         kind = document.get("type")
-        if kind in _RESPONSE_ENDS:
+        if isinstance(kind, str) and kind in _RESPONSE_ENDS:
             response = document.get("response")
             self._finish(usage_of(response.get("usage")) if isinstance(response, dict) else None)
             if kind == "response.failed":

@@ -158,7 +158,9 @@ class SimulatedProvider:
         await self.accept()
 
     async def _settled(self) -> None:
-        await self.ledger.until(lambda ledger: ledger.inflight == 0)
+        # Every request ends with its connection; one that does not is a mistake here, and must not hang whoever stops us.
+        async with asyncio.timeout(5.0):
+            await self.ledger.until(lambda ledger: ledger.inflight == 0)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request: control, or an attempt with an entry in the ledger."""
@@ -217,7 +219,6 @@ class SimulatedProvider:
             answers.estimate(body or {}, self.account.voice.tokens),
             request.method == "POST" and address.path in MAKERS,
         )
-        self.ledger.changed()
         effects = self.faults.choose(call)
         if await self._strike(effects, call, address, entry, wire):
             return
@@ -255,6 +256,7 @@ class SimulatedProvider:
         """Let the faults act that come before or instead of an answer. True: the request has had its answer."""
         wire.effects = effects
         entry.faults += effects.names
+        self.ledger.changed()
         if effects.billed is not None:
             entry.billed = effects.billed
         if effects.delay_s:

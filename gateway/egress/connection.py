@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, cast
@@ -268,9 +269,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._call is None:
-            if self._state is _IDLE:
-                self.close()
-        elif self._state is _BODY and self._until_eof:
+            return  # the transport closes itself, and is not usable from now on
+        if self._state is _BODY and self._until_eof and self._ended_in_good_order():
             self._finish(reusable=False)
         else:
             self._broken("closed the connection")
@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._keep = self._keep and end + 4 == len(raw)
             self._receiver.head(head)
             raise _Refusal("HEAD has no body")
-        self._until_eof = self._length is None and not self._chunked and status not in {204, 304}
+        self._until_eof = self._length is None and not self._chunked
         self._state = _BODY
         self._receiver.head(head)
 
@@ -435,6 +435,17 @@ class Connection(asyncio.Protocol):
             return
         where = "before the answer" if not self._heard else "in the middle of the answer"
         self.fail(IOFault.RESET, f"{place.label} {what} {where}")
+
+    def _ended_in_good_order(self) -> bool:
+        """Whether the provider meant to end the stream: over TLS only its closing alert says so (RFC 9112 section 9.8)."""
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            # Reads b"" after the alert; without it OpenSSL asks for more. asyncio reports both as the same end.
+            return not tls.read(1)
+        except ssl.SSLError:
+            return False
 
     def _detach(self) -> Receiver:
         """Part from the call; return whom to tell."""

@@ -147,7 +147,6 @@ class Gateway:
     def _adopt(self, snapshot: Snapshot) -> None:
         self._admission.adopt(snapshot)
         self._metrics.prepare(snapshot)
-        self._metrics.config_info(snapshot.digest)
         self._snapshot = snapshot
 
     def _tick(self, due: float) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Final, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.core.message import RequestHead
 from gateway.egress.sink import Source
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._turn is not None:
-            self._gone()
+            # `connection_lost` follows at once and tells the service.
             self._transport.abort()
         return False
 

@@ -190,7 +190,8 @@ class Server:
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     """Return a socket bound to the address; each family has its own, because a dual one would collide with the other's."""
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, event loops see that what is accepted here is TCP, and turn Nagle's algorithm off.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -9,7 +9,6 @@ lock.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import threading
@@ -18,14 +17,12 @@ from collections import deque
 BATCH_BYTES = 64 * 1024
 """One write; the size of a pipe's buffer on Linux."""
 
-_FATAL = frozenset({errno.EPIPE, errno.EBADF})
-
 
 class LineWriter:
     """Writes lines in order to a descriptor that it does not own; several lines leave in one system call.
 
-    Interrupted calls are repeated by the interpreter (PEP 475); a descriptor in non-blocking mode is waited for; a reader that has
-    gone (EPIPE) or a descriptor that is closed (EBADF) ends all writing, any other error costs the lines at hand.
+    Interrupted calls are repeated by the interpreter (PEP 475); a descriptor in non-blocking mode is waited for; any other error,
+    from a reader that has gone (EPIPE) to a full disk, costs the lines at hand, and the next ones are tried anew.
     """
 
     def __init__(self, fd: int, *, capacity: int = 10_000, linger_s: float = 0.05) -> None:
@@ -106,19 +103,11 @@ class LineWriter:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
                 self._await_room()
-            except OSError as error:
+            except OSError:
                 self._lost += bytes(view).count(b"\n")
-                if error.errno in _FATAL:
-                    self._give_up()
                 return
 
     def _await_room(self) -> None:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         poll.poll()
-
-    def _give_up(self) -> None:
-        self._capacity = 0
-        while self._lines:
-            self._lines.popleft()
-            self._lost += 1

@@ -25,7 +25,10 @@ def data_of(text):
         ("a:\n\tb: 1\n", "g.yaml:2:1: a tab cannot indent in YAML: use spaces"),
         ("a: 1\n---\nb: 2\n", "g.yaml:2:1: only one YAML document per file"),
         ("a: @b\n", "g.yaml:1:4: a value cannot begin with @: put it in quotes"),
-        ("a: 1\nb: [1\n", "g.yaml:3:1: not valid YAML: did not find expected ',' or ']' while parsing a flow sequence, begun in line 2"),
+        (
+            "a: 1\nb: [1\n",
+            "g.yaml:3:1: not valid YAML: did not find expected ',' or ']' while parsing a flow sequence, begun in line 2",
+        ),
         ("a: b: c\n", "g.yaml:1:5: not valid YAML: mapping values are not allowed in this context"),
         ("a: *b\n", "g.yaml:1:4: not valid YAML: found undefined alias"),
         ("a: x\nb: \x07\n", "g.yaml:2:4: a control character does not belong here"),

@@ -60,7 +60,15 @@ def test_a_duration_that_must_be_positive_is():
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("512B", 512), ("64KiB", 65536), ("10MB", 10_000_000), ("10 MB", 10_000_000), ("1.5kb", 1500), ("1GiB", 2**30), ("1TB", 10**12)],
+    [
+        ("512B", 512),
+        ("64KiB", 65536),
+        ("10MB", 10_000_000),
+        ("10 MB", 10_000_000),
+        ("1.5kb", 1500),
+        ("1GiB", 2**30),
+        ("1TB", 10**12),
+    ],
 )
 def test_sizes_are_bytes(written, number):
     assert units.size(written) == number
@@ -117,7 +125,9 @@ def test_counts_stay_within_their_bounds(value):
         units.integer(value, 1, 10)
 
 
-@pytest.mark.parametrize(("value", "on"), [(True, True), (False, False), ("on", True), ("off", False), ("OFF", False), ("true", True)])
+@pytest.mark.parametrize(
+    ("value", "on"), [(True, True), (False, False), ("on", True), ("off", False), ("OFF", False), ("true", True)]
+)
 def test_switches_are_read_as_yaml_made_them_or_as_words(value, on):
     assert units.switch(value) is on
 

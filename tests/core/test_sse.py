@@ -43,7 +43,9 @@ def read(block):
 
 
 line = st.one_of(
-    st.sampled_from([b"data: x", b"data:y", b"data", b"data: ", b": ping", b"event: error", b"event:e", b"id: 1", b"datax: 1", b""]),
+    st.sampled_from(
+        [b"data: x", b"data:y", b"data", b"data: ", b": ping", b"event: error", b"event:e", b"id: 1", b"datax: 1", b""]
+    ),
     st.binary(max_size=6).filter(lambda raw: not raw.startswith(b"\xef\xbb\xbf")),
 )
 streams = st.builds(

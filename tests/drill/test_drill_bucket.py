@@ -53,7 +53,16 @@ def test_waiting_as_long_as_it_says_is_enough(amount: int, per_s: float, pause: 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (0.012, "12ms"), (1, "1s"), (360, "6m0s"), (59.56, "59.56s"), (179.56, "2m59.56s"), (7.66, "7.66s"), (3723.5, "1h2m3.5s")],
+    [
+        (0, "0s"),
+        (0.012, "12ms"),
+        (1, "1s"),
+        (360, "6m0s"),
+        (59.56, "59.56s"),
+        (179.56, "2m59.56s"),
+        (7.66, "7.66s"),
+        (3723.5, "1h2m3.5s"),
+    ],
 )
 def test_durations_look_as_go_prints_them(seconds: float, text: str) -> None:
     """`6m0s`, `1s`, `2m59.56s`, `7.66s` are captured values of the published headers."""

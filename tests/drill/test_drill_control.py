@@ -38,7 +38,9 @@ async def test_faults_are_set_and_cleared_over_http(start: Any, prompt: Any) -> 
         ("GET", "/_drill/nothing", b"", 404),
     ],
 )
-async def test_a_command_that_is_not_understood_changes_nothing(start: Any, method: str, path: str, body: bytes, status: int) -> None:
+async def test_a_command_that_is_not_understood_changes_nothing(
+    start: Any, method: str, path: str, body: bytes, status: int
+) -> None:
     provider = await start()
     provider.faults.set(Stall())
     async with httpx2.AsyncClient(base_url=provider.origin) as client:

@@ -9,6 +9,7 @@ import httpx2
 import openai
 import pytest
 
+from gateway.drill.answers import prompt_tokens
 from gateway.drill.faults import Cut, ErrorEvent, Html, RateLimit, Status
 
 
@@ -40,7 +41,10 @@ async def test_two_providers_and_two_prompts_never_share_a_piece(start: Any, pro
 async def test_a_request_may_ask_for_less_and_for_several_choices(start: Any, sdk: Any, prompt: Any) -> None:
     provider = await start(tokens=10)
     answer = await sdk(provider).chat.completions.create(model="gpt-4o", messages=prompt, max_completion_tokens=2, n=2)
-    assert [choice.message.content for choice in answer.choices] == [provider.voice.text(prompt, 2, 0), provider.voice.text(prompt, 2, 1)]
+    assert [choice.message.content for choice in answer.choices] == [
+        provider.voice.text(prompt, 2, 0),
+        provider.voice.text(prompt, 2, 1),
+    ]
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 4
 
@@ -226,7 +230,8 @@ async def test_the_rate_limit_shows_its_meters_and_says_when_to_come_back(start:
     provider = await start(clock=lambda: now[0])
     provider.faults.set(RateLimit(requests=3, tokens=60_000))
     client = sdk(provider).chat.completions.with_raw_response
-    good = [(await client.create(model="gpt-4o", messages=prompt, max_tokens=983)).headers for _ in range(3)]
+    rest = 1000 - prompt_tokens({"messages": prompt})
+    good = [(await client.create(model="gpt-4o", messages=prompt, max_tokens=rest)).headers for _ in range(3)]
     assert [headers["x-ratelimit-remaining-requests"] for headers in good] == ["2", "1", "0"]
     assert good[0]["x-ratelimit-limit-requests"] == "3"
     assert good[0]["x-ratelimit-reset-requests"] == "20s"
@@ -265,9 +270,7 @@ async def test_azure_clients_find_their_deployment(start: Any, prompt: Any, date
             azure_endpoint=provider.origin, api_key="secret", api_version="2024-10-21", max_retries=0
         )
     else:
-        client = openai.AsyncOpenAI(
-            base_url=f"{provider.origin}/openai/v1", api_key="", default_headers={"api-key": "secret"}, max_retries=0
-        )
+        client = openai.AsyncOpenAI(base_url=f"{provider.origin}/openai/v1", api_key="secret", max_retries=0)
     async with client:
         answer = await client.chat.completions.with_raw_response.create(model="prod", messages=prompt)
         assert answer.parse().choices[0].message.content == provider.voice.text(prompt)
@@ -295,6 +298,8 @@ async def test_azures_addresses_refuse_a_wrong_key_and_a_missing_version(start: 
     address = f"{provider.origin}/openai/deployments/prod/chat/completions"
     async with httpx2.AsyncClient() as client:
         wrong = await client.post(f"{address}?api-version=1", json={"messages": prompt}, headers={"api-key": "x"})
+        v1 = await client.get(f"{provider.origin}/openai/v1/models", headers={"api-key": "secret"})
         lost = await client.post(address, json={"messages": prompt}, headers={"api-key": "secret"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "401")
+    assert v1.status_code == 200
     assert (lost.status_code, lost.json()["error"]["message"]) == (404, "Resource not found")

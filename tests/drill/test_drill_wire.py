@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.drill.faults import (
     Cut,
@@ -28,6 +29,7 @@ from gateway.drill.ledger import End
 from gateway.drill.plan import Step
 from gateway.drill.provider import SimulatedProvider
 from gateway.drill.script import Script
+from tests.drill.peers import RawPeer
 
 virtual = pytest.mark.looptime
 
@@ -70,7 +72,7 @@ async def test_a_reset_comes_after_exactly_that_many_bytes(start: Any, dial: Any
     peer.ask()
     received = await peer.rest()
     assert peer.ended == "rst"
-    head, mark, body = received.partition(b"\r\n\r\n")
+    _, mark, body = received.partition(b"\r\n\r\n")
     assert len(received if part == "head" else body) == after
     assert bool(mark) == (part == "body")
     entry = provider.ledger[0]
@@ -344,6 +346,38 @@ async def test_refusing_closes_the_port_and_accepting_opens_the_same(start: Any,
     assert provider.ledger[0].end is End.DROPPED
     for peer in (idle, busy):
         assert await peer.rest() == b""
+
+
+def test_it_misbehaves_alike_on_uvloop() -> None:
+    """uvloop writes at the end of a turn and frees a closed port some turns later: both would spoil a cut or a reopening."""
+
+    async def run() -> None:
+        provider = SimulatedProvider("primary")
+        await provider.start()
+        for _ in range(3):
+            for fault in (Reset(37, "body"), Cut(after_bytes=37, how="close")):
+                provider.faults.set(fault)
+                peer = RawPeer(*await asyncio.open_connection("127.0.0.1", provider.port))
+                peer.ask()
+                assert len((await peer.rest()).partition(b"\r\n\r\n")[2]) == 37
+                assert peer.ended == ("rst" if isinstance(fault, Reset) else "fin")
+                peer.leave()
+            await provider.refuse()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", provider.port)
+            await provider.accept()
+        provider.faults.set(Stall())
+        peer = RawPeer(*await asyncio.open_connection("127.0.0.1", provider.port))
+        peer.ask()
+        await provider.ledger.until(lambda ledger: ledger.inflight == 1)
+        peer.leave()
+        async with asyncio.timeout(2):
+            await provider.ledger.until(lambda ledger: ledger.inflight == 0)
+        assert provider.ledger[-1].end is End.PEER_LEFT
+        await provider.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 # What takes long: in virtual time.

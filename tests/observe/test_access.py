@@ -78,6 +78,13 @@ def test_without_a_winner_the_last_attempt_speaks():
     assert (found["provider"], found["upstream_status"], found["upstream_code"]) == ("openai", None, "dns")
 
 
+def test_the_winner_speaks_even_where_another_attempt_came_later():
+    record = exchange(attempt(), attempt(2, Kind.FAILOVER, "azure", verdict="cancelled", status=0))
+    record.winner = record.attempts[0]
+    found = fields(record)
+    assert (found["provider"], found["upstream_status"]) == ("openai", 200)
+
+
 @given(st.text(), st.text())
 def test_whatever_a_client_names_stays_one_line_of_printable_ascii(path, model):
     record = exchange(attempt())

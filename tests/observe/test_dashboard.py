@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.observe.metrics import TABLE
 from gateway.observe.series import Shape
+from gateway.observe.table import TABLE
 
 CONFIG = Path(__file__).parents[2] / "config"
 

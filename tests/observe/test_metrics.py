@@ -8,7 +8,8 @@ from gateway import __version__
 from gateway.core.record import Ending, Kind
 from gateway.core.verdicts import Fault
 from gateway.errors import Reason
-from gateway.observe.metrics import TABLE, Metrics
+from gateway.observe.metrics import Metrics
+from gateway.observe.table import TABLE
 from tests.observe.records import KEY, attempt, exchange, moved, samples, snapshot, value
 
 
@@ -228,6 +229,19 @@ def test_a_reload_makes_room_for_its_own_names_and_keeps_what_is_under_way(metri
     found = samples(metrics)
     assert value(found, "gateway_inflight_requests", route="chat") == 0
     assert value(found, "gateway_requests_total", route="chat", client="c1", outcome="ok", reason="none") == 1
+    place = {"provider": "p1", "model": "m1"}
+    assert value(found, "gateway_attempts_total", route="chat", **place, kind="first", verdict="ok") == 1
+
+
+def test_a_reload_never_forgets_what_is_under_way(metrics, observer):
+    records = [exchange(route=f"route-{number}") for number in range(5_100)]
+    for record in records:
+        observer.began(record)
+    metrics.prepare(snapshot())
+    assert sum(n for (name, _), n in samples(metrics).items() if name == "gateway_inflight_requests") == 5_100
+    for record in records:
+        observer.ended(record)
+    assert sum(n for (name, _), n in samples(metrics).items() if name == "gateway_inflight_requests") == 0
 
 
 class Live:

@@ -62,6 +62,25 @@ def test_a_line_is_written_without_any_further_event(pipe):
     assert log.close(20)
 
 
+def test_a_line_that_comes_while_the_thread_falls_asleep_is_not_forgotten(pipe, monkeypatch):
+    built = threading.Event()
+    late = [b"late\n"]
+    log = None
+
+    class Wake(threading.Event):
+        def clear(self):
+            super().clear()
+            if built.wait(20) and late:
+                log.append(late.pop())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Wake)
+        log = LineWriter(pipe["writer"], linger_s=0)
+    built.set()
+    assert os.read(pipe["reader"], 100) == b"late\n"
+    assert log.close(20)
+
+
 def test_appending_never_blocks_on_a_stalled_reader_and_every_line_is_accounted_for(pipe):
     log = LineWriter(pipe["writer"], capacity=1_000, linger_s=0)
     appended = 20_000
@@ -112,7 +131,7 @@ def test_after_closing_lines_are_dropped_and_counted(pipe):
     assert read_all(pipe) == b"a\n"
 
 
-def test_a_reader_that_has_gone_ends_the_writing(pipe):
+def test_a_reader_that_has_gone_costs_the_lines_and_nothing_else(pipe):
     os.close(pipe["reader"])
     pipe["reader"] = None
     log = LineWriter(pipe["writer"], linger_s=0)
@@ -122,7 +141,7 @@ def test_a_reader_that_has_gone_ends_the_writing(pipe):
     assert log.dropped == 10
 
 
-def test_a_closed_descriptor_ends_the_writing():
+def test_a_closed_descriptor_costs_the_lines_and_nothing_else():
     reader, writer = os.pipe()
     os.close(reader)
     os.close(writer)

@@ -204,7 +204,11 @@ class Bench:
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self.address)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, self.address)
+        except OSError:
+            sock.close()
+            raise
         client = Client(*await asyncio.open_connection(sock=sock, limit=2**16))
         self.clients.append(client)
         return client

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.wire.upstream_script import HEAD, OK, Heard, Visit, answering, ask, both_loops, running_pool, upstream
+from tests.wire.upstream_script import HEAD, OK, Heard, Visit, answering, ask, both_loops, running_pool, turns, upstream
 
 H = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = H + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -244,18 +244,85 @@ async def test_bytes_after_an_answer_close_the_connection_and_reach_nobody(case:
 
 @both_loops
 async def test_an_early_refusal_is_heard_and_the_rest_of_the_body_is_not_sent() -> None:
+    goon = asyncio.Event()
+    rest: list[bytes] = []
+
     async def script(visit: Visit) -> None:
         await visit.reader.readuntil(b"\r\n\r\n")
-        visit.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
-        await visit.gone()
+        visit.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nn")
+        await goon.wait()
+        visit.write(b"o")
+        rest.append(await visit.reader.read(-1))
+        goon.clear()
 
     async with upstream(script) as up, running_pool() as pool:
         heard = Heard()
         head = HEAD.replace(b"Length: 2", b"Length: 1000000")
         call = ask(pool, up.origin(), heard, head=head, body=[b"x" * 10], whole=False)
+        await heard.until("data")
+        call.write(b"y" * 100)
+        goon.set()
         assert await heard.outcome() == "413 no"
-        call.write(b"x" * 100)
+        call.write(b"z" * 100)
         call.end_of_body()
+        assert all(stats.idle + stats.busy == 0 for stats in pool.stats())
+        while goon.is_set():
+            await turns()
+        assert rest == [b"x" * 10]
+
+
+@both_loops
+async def test_an_early_refusal_of_a_large_body_is_heard_although_the_provider_hangs_up() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.reader.readuntil(b"\r\n\r\n")
+        visit.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+        visit.close()
+
+    async with upstream(script) as up, running_pool() as pool:
+        heard = Heard()
+        size = 16 * 1024 * 1024
+        ask(pool, up.origin(), heard, head=HEAD.replace(b"Length: 2", b"Length: %d" % size), body=[b"x" * size])
+        assert await heard.outcome() == "413 no"
+
+
+@both_loops
+async def test_an_early_good_answer_is_heard_and_its_connection_not_kept() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.reader.readuntil(b"\r\n\r\n")
+        visit.write(OK)
+        await visit.gone()
+
+    async with upstream(script) as up, running_pool() as pool:
+        heard = Heard()
+        call = ask(pool, up.origin(), heard, body=[b"h"], whole=False)
+        assert await heard.outcome() == "200 hi"
+        call.write(b"i")
+        call.end_of_body()
+        assert all(stats.idle + stats.busy == 0 for stats in pool.stats())
+
+
+@both_loops
+async def test_an_answer_before_the_written_body_has_left_does_not_free_the_connection() -> None:
+    blocked = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.reader.readuntil(b"\r\n\r\n")
+        await blocked.wait()
+        visit.write(OK)
+        await goon.wait()
+
+    goon = asyncio.Event()
+    async with upstream(script) as up, running_pool() as pool:
+        heard = Heard()
+        head = HEAD.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")
+        call = ask(pool, up.origin(), heard, head=head, body=[], whole=False, chunked=True)
+        await heard.until("sending")
+        while "blocked" not in heard.events:
+            call.write(b"x" * 65536)
+            await turns(2)
+        call.end_of_body()
+        blocked.set()
+        assert await heard.outcome() == "200 hi"
         assert all(stats.idle + stats.busy == 0 for stats in pool.stats())
 
 

@@ -38,14 +38,14 @@ async def exchange(pool: Pool, up: Upstream) -> str:
     return await heard.outcome()
 
 
-async def lines_of(pool: Pool, up: Upstream, count: int) -> list[Heard]:
-    """Open this many connections at once, and wait until all are idle."""
+async def open_lines(pool: Pool, up: Upstream, count: int) -> None:
+    """Have this many idle connections; the script answers their first requests together."""
     all_heard = [Heard() for _ in range(count)]
     for heard in all_heard:
         ask(pool, up.origin(), heard)
     for heard in all_heard:
-        await heard.outcome()
-    return all_heard
+        assert await heard.outcome() == "200 hi"
+    assert counts(pool) == (count, 0, 0, 0)
 
 
 # Reuse.
@@ -54,28 +54,36 @@ async def lines_of(pool: Pool, up: Upstream, count: int) -> list[Heard]:
 @both_loops
 async def test_an_idle_connection_is_written_at_once_and_the_newest_first() -> None:
     order: list[int] = []
+    both = asyncio.Barrier(2)
 
     async def script(visit: Visit) -> None:
+        await visit.request()
+        await both.wait()
+        if visit.number == 0:
+            await newest_last.wait()
+        visit.write(OK)
         while True:
             await visit.request()
             order.append(visit.number)
             visit.write(OK)
 
+    newest_last = asyncio.Event()
     async with upstream(script) as up, running_pool() as pool:
-        first, second = Heard(), Heard()
-        ask(pool, up.origin(), first)
-        ask(pool, up.origin(), second)
-        assert first.events == []  # connecting takes a turn of the loop
-        await first.outcome()
-        await second.outcome()
-        newest = order[-1]
-        order.clear()
+        all_heard = [Heard(), Heard()]
+        for heard in all_heard:
+            ask(pool, up.origin(), heard)
+            assert heard.events == []  # connecting takes a turn of the loop
+        while counts(pool) != (1, 1, 0, 0):
+            await turns()
+        newest_last.set()
+        for heard in all_heard:
+            assert await heard.outcome() == "200 hi"
         for _ in range(3):
             heard = Heard()
             ask(pool, up.origin(), heard)
             assert heard.events == ["sending"]
             await heard.outcome()
-        assert order == [newest] * 3
+        assert order == [0] * 3
         assert counts(pool) == (2, 0, 0, 0)
 
 
@@ -91,9 +99,17 @@ async def test_equal_origins_share_connections_and_different_ones_do_not() -> No
 
 
 @both_loops
-async def test_idle_connections_expire_oldest_first_and_unused_origins_are_forgotten() -> None:
-    async with upstream(answering(OK)) as up, running_pool(idle_s=55.0) as pool:
-        await lines_of(pool, up, 3)
+async def test_idle_connections_expire_and_unused_origins_are_forgotten() -> None:
+    three = asyncio.Barrier(3)
+
+    async def script(visit: Visit) -> None:
+        await visit.request()
+        await three.wait()
+        visit.write(OK)
+        await visit.gone()
+
+    async with upstream(script) as up, running_pool(idle_s=55.0) as pool:
+        await open_lines(pool, up, 3)
         now = asyncio.get_running_loop().time()
         pool.sweep(now + 54.0)
         assert counts(pool) == (3, 0, 0, 0)
@@ -114,12 +130,17 @@ async def test_the_pool_sweeps_by_itself() -> None:
 
     async with upstream(script) as up, running_pool(idle_s=55.0) as pool:
         await exchange(pool, up)
-        skip(61.0)
+        skip(30.0)
+        await turns()
+        assert counts(pool) == (1, 0, 0, 0)
+        skip(31.0)
         await closed.wait()
         assert pool.stats() == []
 
 
-@pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"x", b""], ids=["408", "x", "EOF"])
+@pytest.mark.parametrize(
+    "unasked", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"x", b""], ids=["408", "x", "EOF"]
+)
 @both_loops
 async def test_bytes_or_an_end_on_an_idle_connection_drop_it(unasked: bytes) -> None:
     speak = asyncio.Event()
@@ -150,25 +171,21 @@ async def test_bytes_or_an_end_on_an_idle_connection_drop_it(unasked: bytes) -> 
 
 @both_loops
 async def test_calls_beyond_the_limit_wait_their_turn_in_order() -> None:
-    served: list[bytes] = []
+    class Numbered(Heard):
+        def sending(self) -> None:
+            super().sending()
+            order.append(self)
 
-    async def script(visit: Visit) -> None:
-        while True:
-            request = await visit.request()
-            served.append(request[-2:])
-            await turns(3)
-            visit.write(OK)
-
-    async with upstream(script) as up, running_pool() as pool:
-        all_heard = [Heard() for _ in range(8)]
-        for number, heard in enumerate(all_heard):
-            ask(pool, up.origin(), heard, body=[b"%02d" % number], limit=2)
+    order: list[Heard] = []
+    async with upstream(answering(OK)) as up, running_pool() as pool:
+        all_heard = [Numbered() for _ in range(8)]
+        for heard in all_heard:
+            ask(pool, up.origin(), heard, limit=2)
         assert counts(pool) == (0, 0, 2, 8)
         for heard in all_heard:
             assert await heard.outcome() == "200 hi"
-        assert sorted(served[:2]) == [b"00", b"01"]
-        assert served[2:] == [b"%02d" % number for number in range(2, 8)]
-        assert len(up.visits) == 2
+        assert order == all_heard
+        assert len(up.visits) <= 2
 
 
 @both_loops
@@ -224,19 +241,23 @@ async def test_a_connection_freed_while_another_is_dialled_is_used_and_the_new_o
         return await asyncio.get_running_loop().getaddrinfo("127.0.0.1", port)
 
     async with upstream(script) as up, running_pool(resolver=resolver) as pool:
-        first, second = Heard(), Heard()
+        first, second, third = Heard(), Heard(), Heard()
         origin = up.origin(host="provider.test")
         ask(pool, origin, first)
         await first.until("sending")
-        pool.names._entries.clear()  # so that the second dial hangs in the resolver
+        pool.names._entries.clear()  # so that the other dials hang in the resolver
         ask(pool, origin, second)
+        ask(pool, origin, third)
         answer.set()
         assert await first.outcome() == "200 hi"
+        assert second.events == ["sending"]
+        assert third.events == []
         assert await second.outcome() == "200 hi"
+        assert await third.outcome() == "200 hi"
         assert len(up.visits) == 1
-        assert counts(pool) == (1, 0, 1, 0)
+        assert counts(pool) == (1, 0, 2, 0)
         resolve.set()
-        while counts(pool) != (2, 0, 0, 0):
+        while counts(pool) != (3, 0, 0, 0):
             await turns()
 
 
@@ -267,21 +288,74 @@ async def test_a_stale_connection_is_replaced_once_and_unseen(end: str) -> None:
 
 @both_loops
 async def test_a_replacement_uses_no_other_pooled_connection_and_is_not_replaced_again() -> None:
+    both = asyncio.Barrier(2)
+
     async def script(visit: Visit) -> None:
         if visit.number < 2:
             await visit.request()
+            await both.wait()
             visit.write(OK)
         await visit.request()
         visit.close()
 
     async with upstream(script) as up, running_pool() as pool:
-        await lines_of(pool, up, 2)
+        await open_lines(pool, up, 2)
         heard = Heard()
         ask(pool, up.origin(), heard)
         assert await heard.outcome() == "reset"
         assert heard.sent is True
         assert len(up.visits) == 3
         assert counts(pool) == (1, 0, 0, 0)
+
+
+@both_loops
+async def test_a_replacement_waits_for_its_own_dial_when_a_pooled_connection_comes_free() -> None:
+    both = asyncio.Barrier(2)
+    answer = asyncio.Event()
+    resolve = asyncio.Event()
+    asked = 0
+
+    async def resolver(host: str, port: int) -> list[object]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await resolve.wait()
+        return await asyncio.get_running_loop().getaddrinfo("127.0.0.1", port)
+
+    async def script(visit: Visit) -> None:
+        if visit.number < 2:
+            await visit.request()
+            await both.wait()
+            visit.write(OK)
+        request = await visit.request()
+        if request.endswith(b"go"):
+            visit.close()
+            return
+        if visit.number < 2:
+            await answer.wait()
+        visit.write(OK)
+        await visit.gone()
+
+    async with upstream(script) as up, running_pool(resolver=resolver) as pool:
+        origin = up.origin(host="provider.test")
+        all_heard = [Heard(), Heard()]
+        for heard in all_heard:
+            ask(pool, origin, heard)
+        for heard in all_heard:
+            assert await heard.outcome() == "200 hi"
+        pool.names._entries.clear()
+        replaced, other = Heard(), Heard()
+        ask(pool, origin, other)
+        call = ask(pool, origin, replaced, body=[b"go"])
+        while counts(pool) != (0, 1, 1, 0):
+            await turns()
+        answer.set()
+        assert await other.outcome() == "200 hi"
+        assert counts(pool) == (1, 0, 1, 0)
+        assert replaced.events == ["sending"]
+        call.cancel()
+        assert counts(pool) == (1, 0, 0, 0)
+        resolve.set()
 
 
 @both_loops
@@ -352,7 +426,6 @@ async def test_a_reused_connection_that_closes_later_than_a_second_is_not_replac
 
 @both_loops
 async def test_a_replacement_that_cannot_connect_tells_that_the_request_may_have_been_seen() -> None:
-    listening: list[Upstream] = []
     closing = asyncio.Event()
 
     async def script(visit: Visit) -> None:
@@ -365,7 +438,6 @@ async def test_a_replacement_that_cannot_connect_tells_that_the_request_may_have
     async with running_pool() as pool:
         heard = Heard()
         async with upstream(script) as up:
-            listening.append(up)
             await exchange(pool, up)
             ask(pool, up.origin(), heard)
         assert await heard.outcome() == "connect"

@@ -1,12 +1,15 @@
 """How an answer is framed for the client it goes to, and how a cut one shows."""
 
 import asyncio
-import importlib
+from collections.abc import Callable
 
 import orjson
 import pytest
+import uvloop
 
+from gateway.dialects.errors import refusal_body
 from gateway.errors import Reason, Refused
+from gateway.ingress.connection import Connection
 from tests.wire.raw import TEXT, Exchange, served
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -34,9 +37,8 @@ async def test_a_known_length_is_announced_and_head_and_body_leave_together() ->
 
 async def test_a_small_answer_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     writes = []
-    connection = importlib.import_module("gateway.ingress.connection").Connection
-    send = connection.send
-    monkeypatch.setattr(connection, "send", lambda self, data: (writes.append(data), send(self, data)))
+    send = Connection.send
+    monkeypatch.setattr(Connection, "send", lambda self, data: (writes.append(data), send(self, data)))
     async with served() as bench:
         client = await bench.connect()
         await bench.echo(client)
@@ -266,6 +268,26 @@ async def test_a_refusal_is_answered_in_the_shape_of_anthropic() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("status", "openai", "anthropic"),
+    [
+        (400, "invalid_request_error", "invalid_request_error"),
+        (401, "authentication_error", "authentication_error"),
+        (403, "permission_error", "permission_error"),
+        (404, "invalid_request_error", "not_found_error"),
+        (413, "invalid_request_error", "request_too_large"),
+        (429, "rate_limit_error", "rate_limit_error"),
+        (500, "server_error", "api_error"),
+        (502, "server_error", "api_error"),
+        (503, "service_unavailable_error", "overloaded_error"),
+        (504, "server_error", "timeout_error"),
+    ],
+)
+def test_an_error_has_the_type_its_status_has_at_the_provider(status: int, openai: str, anthropic: str) -> None:
+    assert orjson.loads(refusal_body("no_route", "m", status))["error"]["type"] == openai
+    assert orjson.loads(refusal_body("no_route", "m", status, shape="anthropic"))["error"]["type"] == anthropic
+
+
 @pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"caf\xc3\xa9"])
 async def test_a_request_id_that_is_not_sane_is_replaced(given: bytes) -> None:
     async with served() as bench:
@@ -377,8 +399,8 @@ async def test_an_answer_from_within_begin_needs_no_source_calls() -> None:
         assert [exchange.events for exchange in bench.service.seen] == [[], [], []]
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_both_event_loops_serve(kind: str) -> None:
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_both_event_loops_serve(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def scenario() -> None:
         async with served() as bench:
             client = await bench.connect()
@@ -405,5 +427,5 @@ def test_both_event_loops_serve(kind: str) -> None:
             client.reset()
             await bench.service.until(lambda: bench.service.seen[-1].events == ["end", "gone"])
 
-    with asyncio.Runner(loop_factory=importlib.import_module(kind).new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(scenario())

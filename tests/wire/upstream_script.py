@@ -50,8 +50,7 @@ def on(*loops: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., 
 
             async def body() -> None:
                 asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-                async with asyncio.timeout(20):
-                    await test(**kwargs)
+                await test(**kwargs)
 
             with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
                 runner.run(body())
@@ -138,7 +137,9 @@ class Heard:
         while not self.over:
             self._changed.clear()
             await self._changed.wait()
-        return self.events[-1] if self.fault is None and not self.status else str(self.fault or f"{self.status} {self.body.decode()}")
+        return (
+            self.events[-1] if self.fault is None and not self.status else str(self.fault or f"{self.status} {self.body.decode()}")
+        )
 
     def _note(self, event: str) -> None:
         assert not self.over, f"{event} after {self.events}"

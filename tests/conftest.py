@@ -1,0 +1,24 @@
+"""In CI a skipped test is a failed one: what a user's machine may lack, CI has to install."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_loop_outside_tests() -> None:
+    """pytest-asyncio asks for the thread's loop before its first test, and on Python 3.11 that makes one which nobody closes."""
+    asyncio.set_event_loop(None)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the whole run for a skipped test, where there is no excuse for one."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("CI") or hasattr(session.config, "workerinput"):
+        return
+    if reporter.stats.get("skipped"):
+        reporter.write_line("a test was skipped in CI, which counts as failed", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,272 @@
+"""Small worlds to tell stories in: events go in, actions come out as words.
+
+`World` is a registry with providers and a clock; `Story` is one exchange in it, with the driver's duties done by hand. Chance
+always answers `chance.share` of what could be drawn, so that every expected number can be worked out on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.core.actions import Actions, Advice, Break, Cancel, Commit, Finish, Open, Refuse, Relay, Send
+from gateway.core.attempt import NEVER, Ask, Attempt, Place
+from gateway.core.breaker import Breaker
+from gateway.core.exchange import Exchange
+from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Family, Policy, ProviderPlan, Target, Timeouts
+from gateway.core.record import ExchangeRecord
+from gateway.core.registry import Registry
+from gateway.core.verdicts import Fault, Verdict
+
+NOW = 1000.0
+MODEL = "gpt-4o"
+
+
+class Chance:
+    """Draws `share` of whatever range it is asked for: 0 is the luckiest, 1 the longest wait."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        self.share = share
+
+    def random(self) -> float:
+        return self.share
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self.share
+
+
+def provider(
+    name: str = "a",
+    *,
+    keys: Iterable[str] = ("key-1",),
+    breaker: BreakerPlan | None = None,
+    budget: BudgetPlan | None = None,
+) -> ProviderPlan:
+    return ProviderPlan(name, name, tuple(keys), breaker=breaker or BreakerPlan(), budget=budget or BudgetPlan())
+
+
+def policy(
+    *,
+    attempts: int = 4,
+    first_token: float = 120.0,
+    stall: float = 120.0,
+    answer: float = 600.0,
+    max_stream: float = 3600.0,
+    rate_limit_wait: float = 3.0,
+    failover_content_policy: bool = False,
+    backoff: BackoffPlan | None = None,
+) -> Policy:
+    return Policy(
+        attempts=attempts,
+        timeouts=Timeouts(first_token, stall, answer, max_stream),
+        backoff=backoff or BackoffPlan(),
+        rate_limit_wait_s=rate_limit_wait,
+        failover_content_policy=failover_content_policy,
+    )
+
+
+class World:
+    """Providers with live state, and a clock. A target is written `a`, or `a/model`, or `a/model?fault` (tried only for it)."""
+
+    def __init__(self, *targets: str, keys: Iterable[str] = ("key-1",), breaker: BreakerPlan | None = None) -> None:
+        self.now = NOW
+        self.chance = Chance()
+        self.moves: list[str] = []
+        self.registry = Registry(self.chance.uniform, self._moved)
+        names = [target.partition("/")[0].partition("?")[0] for target in targets]
+        self.plans = {name: provider(name, keys=keys, breaker=breaker) for name in names}
+        self.registry.adopt(self.plans.values(), self.now)
+        self.targets = targets
+
+    def places(self, family: Family = Family.CHAT) -> tuple[Place, ...]:
+        return tuple(self._place(target, family) for target in self.targets)
+
+    def place(self, name: str) -> Place:
+        return self.places()[self.targets.index(name)]
+
+    def breaker(self, name: str) -> Breaker:
+        return self.place(name).state.breaker
+
+    def budget(self, name: str = "a") -> float:
+        return self.registry.providers[name].budget.balance(self.now)
+
+    def spend(self, name: str = "a", leave: float = 0.0) -> None:
+        """Leave this much in a provider's retry budget."""
+        assert self.registry.providers[name].budget.withdraw(self.now, self.budget(name) - leave)
+
+    def key(self, name: str = "a", key: str = "key-1"):
+        return self.registry.providers[name].credentials[key]
+
+    def exchange(self, **settings) -> Story:
+        return Story(self, **settings)
+
+    def _place(self, text: str, family: Family) -> Place:
+        where, _, faults = text.partition("?")
+        name, _, model = where.partition("/")
+        only_for = frozenset(Fault(fault) for fault in faults.split(",") if fault)
+        target = Target(self.plans[name], model or None, only_for=only_for)
+        model = model or MODEL
+        state = self.registry.target(target.provider, model, model, family)
+        return Place(target, model, model, self.registry.providers[name], state)
+
+    def _moved(self, name: str, model: str, _family: str, state) -> None:
+        self.moves.append(f"{name}/{model}: {state}" if model else f"{name}: {state}")
+
+
+class Story:
+    """One exchange, told: each event returns the actions it caused, as words such as `first a`, `cancel a`, `relay a`."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        policy: Policy | None = None,
+        family: Family = Family.CHAT,
+        stream: bool = False,
+        safe: bool = False,
+        patience: float = 600.0,
+        foreign_key: str | None = None,
+        already_retried: bool = False,
+    ) -> None:
+        self.world = world
+        self.record = ExchangeRecord("req-1", world.now)
+        ask = Ask(
+            route="chat",
+            policy=policy or Policy(),
+            candidates=world.places(family),
+            family=family,
+            stream=stream,
+            safe=safe,
+            deadline_at=world.now + patience,
+            foreign_key=foreign_key,
+            already_retried=already_retried,
+        )
+        self.machine = Exchange(ask, self.record, world.chance)
+        self.advice: Advice | None = None
+        self.message = ""
+
+    # -- events ---------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> list[str]:
+        return self.told(self.machine.start(self.world.now))
+
+    def sent(self, after: float = 0.0) -> Story:
+        self.world.now += after
+        self.machine.sending(self.world.now, self.attempt)
+        return self
+
+    def head(self, status: int = 200, *, streaming: bool = False, after: float = 0.0) -> Story:
+        self.world.now += after
+        self.machine.head(self.world.now, self.attempt, status, streaming=streaming)
+        return self
+
+    def content(self, after: float = 0.0) -> list[str]:
+        self.world.now += after
+        return self.told(self.machine.content(self.world.now, self.attempt))
+
+    def heard(self, after: float = 0.0) -> None:
+        """A chunk came: the driver notes it, the machine is not told."""
+        self.world.now += after
+        self.attempt.heard_at = self.world.now
+
+    def finished(self, after: float = 0.0) -> list[str]:
+        self.world.now += after
+        return self.told(self.machine.finished(self.world.now, self.attempt))
+
+    def fails(self, fault: str, *, after: float = 0.0, sent: bool = True, answered: bool | None = None, **verdict) -> list[str]:
+        """The attempt fails before its commit; faults that come with an answer are whole answers unless told otherwise."""
+        self.world.now += after
+        attempt = self.attempt
+        if sent and not attempt.sent_at:
+            self.machine.sending(self.world.now, attempt)
+        attempt.answered = fault not in {"connect", "timeout", "stream_broken"} if answered is None else answered
+        return self.told(self.machine.failed(self.world.now, attempt, Verdict(Fault(fault), **verdict)))
+
+    def broke(self, fault: str = "stream_broken", *, after: float = 0.0, **verdict) -> list[str]:
+        self.world.now += after
+        return self.told(self.machine.broke(self.world.now, self.attempt, Verdict(Fault(fault), **verdict)))
+
+    def gone(self) -> list[str]:
+        return self.told(self.machine.client_gone(self.world.now))
+
+    def drain(self) -> list[str]:
+        return self.told(self.machine.drain(self.world.now))
+
+    def timer(self, after: float = 0.0) -> list[str]:
+        self.world.now += after
+        return self.told(self.machine.timer(self.world.now))
+
+    def wakes(self) -> list[str]:
+        """Let time pass until the machine wants to be woken, and wake it."""
+        assert self.machine.wake_at != NEVER, "nothing would ever happen"
+        self.world.now = max(self.world.now, self.machine.wake_at)
+        return self.timer()
+
+    def answers(self, after: float = 0.0) -> list[str]:
+        """The attempt goes well from here."""
+        if not self.attempt.sent_at:
+            self.sent()
+        self.head()
+        return self.finished(after)
+
+    # -- what can be seen -----------------------------------------------------------------------------------------------------
+
+    @property
+    def attempt(self) -> Attempt:
+        attempt = self.machine.record.attempts[-1]
+        assert isinstance(attempt, Attempt)
+        return attempt
+
+    @property
+    def waits(self) -> float:
+        """Seconds until the machine wants to be woken."""
+        return round(self.machine.wake_at - self.world.now, 6)
+
+    @property
+    def end(self) -> str:
+        return f"{self.record.ending}: {self.record.reason}"
+
+    @property
+    def trail(self) -> list[str]:
+        return [f"{attempt.provider}:{attempt.verdict}" for attempt in self.record.attempts]
+
+    def told(self, actions: Actions) -> list[str]:
+        words = []
+        for action in actions:
+            match action:
+                case Send(attempt=attempt):
+                    words.append(f"{attempt.kind} {_name(attempt)}")
+                case Cancel(attempt=attempt):
+                    words.append(f"cancel {_name(attempt)}")
+                case Open(attempt=attempt):
+                    words.append(f"open {_name(attempt)}")
+                case Commit(attempt=attempt):
+                    words.append(f"commit {_name(attempt)}")
+                case Relay(attempt=attempt, advice=advice):
+                    words.append(f"relay {_name(attempt)}")
+                    self.advice = advice
+                case Refuse(status=status, reason=reason, advice=advice):
+                    words.append(f"refuse {status} {reason}")
+                    self.advice, self.message = advice, action.message
+                case Break(code=code):
+                    words.append(f"break {code}")
+                case Finish():
+                    words.append("finish")
+        return words
+
+    def advised(self) -> tuple[bool | None, float | None]:
+        """(`x-should-retry`, delay in seconds) of the final answer."""
+        assert self.advice is not None
+        delay_s = self.advice.delay_s
+        return self.advice.retry, None if delay_s is None else round(delay_s, 6)
+
+
+def _name(attempt: Attempt) -> str:
+    return attempt.provider if attempt.model == MODEL else f"{attempt.provider}/{attempt.model}"
+
+
+def shut(breaker: Breaker, now: float, *, good: int = 20) -> None:
+    """Open a breaker by failures in a row; `good` results before them keep it from being hopeless, 0 makes it so."""
+    for _ in range(good):
+        breaker.admit(now - 2.0).success(now - 2.0)
+    for at in (now - 1.5, now - 1.2, now - 1.0, now - 0.5, now):
+        breaker.admit(at).dropped(at)

@@ -1,0 +1,53 @@
+"""Messages as plain data: header look-up, our own headers, and which names `Connection` takes with it."""
+
+import pytest
+
+from gateway.core.message import RequestHead, ResponseHead, first, header, named_by_connection
+
+
+def triples(*pairs):
+    return [(name.lower(), name, value) for name, value in pairs]
+
+
+def test_the_first_of_several_values_is_found_by_its_lower_case_name():
+    headers = triples((b"X-Request-Id", b"1"), (b"x-request-id", b"2"))
+    assert first(headers, b"x-request-id") == b"1"
+    assert first(headers, b"retry-after") is None
+
+
+def test_a_header_of_ours_keeps_its_spelling_and_knows_its_lower_case_name():
+    assert header(b"X-Team", b"search") == (b"x-team", b"X-Team", b"search")
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-evil: 1", b"a\nb", b"a\0b"])
+def test_a_value_that_could_break_the_framing_is_refused_without_being_quoted(value):
+    with pytest.raises(ValueError, match="X-Team") as caught:
+        header(b"X-Team", value)
+    assert "evil" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([], set()),
+        ([b"keep-alive"], set()),
+        ([b"close, X-Hop"], {b"x-hop"}),
+        ([b"X-One ,", b" x-two,Keep-Alive"], {b"x-one", b"x-two"}),
+    ],
+)
+def test_connection_names_hop_by_hop_headers_in_any_case(values, names):
+    headers = triples((b"Host", b"h"), *((b"Connection", value) for value in values))
+    assert named_by_connection(headers) == names
+
+
+@pytest.mark.parametrize(
+    ("framing", "may_have_body"),
+    [({}, False), ({"content_length": 0}, False), ({"content_length": 5}, True), ({"chunked": True}, True)],
+)
+def test_a_request_has_a_body_only_where_its_framing_says_so(framing, may_have_body):
+    assert RequestHead(b"POST", b"/v1/chat/completions", [], **framing).has_body is may_have_body
+
+
+def test_a_response_head_without_framing_ends_with_its_connection():
+    head = ResponseHead(200, [], phrase=b"OK")
+    assert (head.status, head.phrase, head.content_length, head.chunked) == (200, b"OK", None, False)
