@@ -324,14 +324,13 @@ class Connection(asyncio.Protocol):
         if not self._written and status >= 300:
             call.discard = True
             self._pieces = None
-        if call.head_request:
-            self._state = _WHOLE
-            self._keep = self._keep and end + 4 == len(raw)
-            self._receiver.head(head)
-            raise _Refusal("HEAD has no body")
         self._until_eof = self._length is None and not self._chunked
         self._state = _BODY
         self._receiver.head(head)
+        if call.head_request and self._state is _BODY:
+            self._state = _WHOLE
+            self._keep = self._keep and end + 4 == len(raw)
+            raise _Refusal("HEAD has no body")
 
     def on_body(self, chunk: bytes) -> None:
         self._quiet_bytes = 0
@@ -492,6 +491,3 @@ class Connection(asyncio.Protocol):
                     yield view[start : start + SLICE_BYTES]
             if call.chunked:
                 yield b"\r\n"
-
-
-__all__ = ["HEADERS", "HEAD_BYTES", "INTERIM_ANSWERS", "STALE_S", "Connection"]

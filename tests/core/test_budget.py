@@ -1,6 +1,7 @@
 """The retry budget against a bucket that settles its trickle at every single step."""
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -97,4 +98,5 @@ class BudgetAgainstModel(RuleBasedStateMachine):
         assert self.budget.balance(self.now) == pytest.approx(self.tokens, abs=1e-6)
 
 
+BudgetAgainstModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestBudgetAgainstModel = BudgetAgainstModel.TestCase

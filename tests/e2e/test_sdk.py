@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import json
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from gateway.drill.faults import Html, Status
+from gateway.drill.faults import Hangup, Html, Status
 from tests.e2e.shapes import MODEL, PROMPT, account, ask, config, said
 
 ERRORS = [
@@ -204,8 +203,6 @@ async def test_a_thousand_calls_on_one_connection(start: Any, serve: Any, sdk: A
 
 
 async def test_an_idle_connection_that_the_provider_closed_is_replaced_unseen(start: Any, serve: Any, sdk: Any) -> None:
-    from gateway.drill.faults import Hangup
-
     primary = await start("primary")
     gateway = await serve(config(primary))
     client = sdk(gateway)
@@ -359,18 +356,48 @@ async def test_no_key_appears_anywhere_but_at_its_own_provider(start: Any, serve
         assert ("sk-canary-second" in seen, "sk-canary-primary" in seen) == (own == "second", own == "primary")
 
 
-class Counted(io.BytesIO):
-    """A file of a hundred megabytes that is made as it is read."""
+BIG = 100_000_000
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.at = 0
-        self.digest = hashlib.sha256()
 
-    def read(self, amount: int | None = -1) -> bytes:
-        amount = self.size - self.at if amount is None or amount < 0 else min(amount, self.size - self.at)
-        piece = (self.at.to_bytes(8, "big") * (amount // 8 + 1))[:amount]
-        self.at += amount
-        self.digest.update(piece)
-        return piece
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/audio/transcriptions"])
+async def test_an_upload_of_a_hundred_megabytes_passes_and_is_not_kept(start: Any, serve: Any, sdk: Any, path: str) -> None:
+    primary, second = await start("primary"), await start("second")
+    gateway = await serve(config(primary, second))
+    client = sdk(gateway, timeout=120)
+    before = await gateway.metric("process_resident_memory_bytes")
+    file = ("big.bin", b"0123456789" * (BIG // 10))
+    if path == "/v1/files":
+        primary.faults.set(Status(200, body={"id": "file-1", "object": "file", "bytes": BIG}))
+        raw = await client.files.with_raw_response.create(file=file, purpose="batch")
+        assert raw.parse().bytes == BIG
+    else:
+        primary.faults.set(Status(200, body={"text": "said"}))
+        raw = await client.audio.transcriptions.with_raw_response.create(file=file, model="whisper-1")
+        assert raw.parse().text == "said"
+    digest = hashlib.sha256()
+    async for piece in raw.http_response.request.stream:
+        digest.update(piece)
+    entry = primary.ledger[0]
+    assert (entry.path, entry.body_sha256, len(primary.ledger), len(second.ledger)) == (path, digest.hexdigest(), 1, 0)
+    assert (await gateway.access(1))[0]["bytes_in"] == entry.body_bytes > BIG
+    # What may be kept for a second attempt is 32 MiB; the rest is the allocator's and the sockets'.
+    assert await gateway.metric("process_resident_memory_bytes") - before < BIG
+
+
+async def test_an_upload_that_is_refused_before_its_end_gives_the_sdk_the_refusal(start: Any, serve: Any, sdk: Any) -> None:
+    primary = await start("primary")
+    gateway = await serve({"providers": {"primary": {"dialect": "openai", "base_url": primary.url}}})
+    primary.faults.set(Status(401, early=True))
+    for size in (1_000_000, 10_000_000):
+        with pytest.raises(openai.AuthenticationError):
+            await sdk(gateway).files.create(file=("some.bin", b"x" * size), purpose="batch")
+
+
+async def test_a_kept_upload_is_repeated_elsewhere_whole(start: Any, serve: Any, sdk: Any) -> None:
+    primary, second = await start("primary"), await start("second")
+    gateway = await serve(config(primary, second))
+    primary.faults.set(Status(503))
+    second.faults.set(Status(200, body={"text": "said"}))
+    raw = await sdk(gateway).audio.transcriptions.with_raw_response.create(file=("a.wav", b"x" * 5_000_000), model="whisper-1")
+    assert raw.parse().text == "said"
+    assert primary.ledger[0].body_sha256 == second.ledger[0].body_sha256 != ""

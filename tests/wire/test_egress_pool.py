@@ -722,8 +722,9 @@ async def test_closing_fails_what_is_under_way_and_what_comes_after() -> None:
         assert await late.outcome() == "connect"
 
 
+@pytest.mark.parametrize("head_request", [False, True], ids=["POST", "HEAD"])
 @both_loops
-async def test_a_receiver_that_fails_is_reported_and_its_connection_closed() -> None:
+async def test_a_receiver_that_fails_is_reported_and_its_connection_closed(head_request: bool) -> None:
     class Failing(Heard):
         def head(self, head: object) -> None:
             raise KeyError("a bug in the driver")
@@ -733,7 +734,7 @@ async def test_a_receiver_that_fails_is_reported_and_its_connection_closed() -> 
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
         heard = Failing()
-        ask(pool, up.origin(), heard)
+        ask(pool, up.origin(), heard, head_request=head_request)
         assert await heard.outcome() == "reset"
         assert [type(exc) for exc in reported] == [KeyError]
         assert counts(pool) == (0, 0, 0, 0)

@@ -285,8 +285,10 @@ ODD = [
     (
         "chunk sizes in either case, with zeros, extensions and trailers",
         "9112 7.1",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-        + b'00A;n="v;w"\r\n0123456789\r\na ; x\r\nabcdefghij\r\n000\r\nContent-Length: 5\r\nX: \xff\r\n\r\n',
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b'00A;n="v;w"\r\n0123456789\r\na ; x\r\nabcdefghij\r\n000\r\nContent-Length: 5\r\nX: \xff\r\n\r\n'
+        ),
         b"0123456789abcdefghij",
     ),
     ("Upgrade that Connection does not name", "9110 7.8", b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", b""),

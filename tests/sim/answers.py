@@ -1,0 +1,157 @@
+"""What providers say, written from the published shapes and never through our dialects.
+
+OpenAI's API reference for chat completions, responses, embeddings, files and error objects; Cloudflare's pages; the bodies that
+status pages and captures of past outages show. A fact misread by the gateway must not be misread here in the same way, so nothing of
+the gateway is imported. Every answer carries a tag, `<provider#number>`, by which its words are recognised at the client.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+Lines = tuple[tuple[bytes, bytes], ...]
+
+JSON: Lines = ((b"Content-Type", b"application/json"),)
+EVENTS: Lines = ((b"Content-Type", b"text/event-stream; charset=utf-8"), (b"Cache-Control", b"no-cache"))
+HTML: Lines = ((b"Content-Type", b"text/html; charset=UTF-8"), (b"Server", b"cloudflare"))
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is none: status, headers, body."""
+
+    status: int
+    lines: Lines
+    body: bytes
+
+
+def _error(status: int, message: str, kind: str, code: str | None, *extra: tuple[bytes, bytes]) -> Refusal:
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}, indent=2).encode()
+    return Refusal(status, (*JSON, *extra), body)
+
+
+_SORRY = "The server had an error while processing your request. Sorry about that!"
+_PAGE = b"<!DOCTYPE html>\n<html><head><title>%b</title></head><body><h1>%b</h1>cloudflare</body></html>\n"
+
+REFUSALS: dict[str, Refusal] = {
+    "400": _error(400, "Invalid request.", "invalid_request_error", None),
+    "401": _error(401, "Incorrect API key provided: sk-****.", "invalid_request_error", "invalid_api_key"),
+    "context": _error(
+        400,
+        "This model's maximum context length is 128000 tokens. However, your messages resulted in 150000 tokens.",
+        "invalid_request_error",
+        "context_length_exceeded",
+    ),
+    "billing": _error(
+        429,
+        "You exceeded your current quota, please check your plan and billing details.",
+        "insufficient_quota",
+        "insufficient_quota",
+    ),
+    "rate_bare": _error(429, "Rate limit reached for requests", "requests", "rate_limit_exceeded"),
+    "come_back": Refusal(429, JSON, b'{"status":"come back later"}'),
+    "500": _error(500, _SORRY, "server_error", None),
+    "502": Refusal(502, JSON, b'{"error":{"message":"Bad gateway.","type":"cf_bad_gateway","param":null,"code":null}}'),
+    "503": _error(503, "The server is currently overloaded with other requests.", "service_unavailable_error", None),
+    "504": _error(504, "The request timed out upstream.", "server_error", None),
+    "529": _error(529, "Overloaded", "overloaded_error", None),
+    "html_502": Refusal(502, HTML, _PAGE % (b"502 Bad Gateway", b"502 Bad Gateway")),
+    "html_403": Refusal(403, HTML, _PAGE % (b"Just a moment...", b"Checking your browser")),
+    "html_530": Refusal(530, HTML, _PAGE % (b"Error 1033", b"Error 1033: Argo Tunnel error")),
+    "html_200": Refusal(200, HTML, _PAGE % (b"Sign in", b"Sign in to this network")),
+    "error_200": Refusal(200, JSON, b'{"error":{"message":"Provider returned error","code":502},"user_id":"user_1"}'),
+}
+
+
+def rate_limited(delay_s: float, *, millis: bool) -> Refusal:
+    """A rate limit that says when to come back."""
+    stated = (b"retry-after-ms", b"%d" % round(delay_s * 1000)) if millis else (b"retry-after", b"%d" % round(delay_s))
+    return _error(429, "Rate limit reached for requests", "requests", "rate_limit_exceeded", stated)
+
+
+# -- good answers -------------------------------------------------------------------------------------------------------------
+
+
+def chat_events(tag: str, words: int) -> list[bytes]:
+    """A chat stream up to and without `[DONE]`: the role, the words, the finish."""
+    head = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-2024-08-06",'
+    choice = '"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reason":%s}]}'
+    deltas = [('{"role":"assistant","content":"","refusal":null}', "null")]
+    deltas += [(json.dumps({"content": f" {tag} {word}"}), "null") for word in range(words)]
+    deltas.append(("{}", '"stop"'))
+    return [f"data: {head}{choice % delta}\n\n".encode() for delta in deltas]
+
+
+def chat_error() -> bytes:
+    """An error in the middle of a chat stream."""
+    return f'data: {{"error":{{"message":"{_SORRY}","type":"server_error","param":null,"code":null}}}}\n\n'.encode()
+
+
+def chat_body(tag: str) -> bytes:
+    """A chat completion."""
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1700000000,
+            "model": "gpt-4o-2024-08-06",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": f"Hello {tag}"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21},
+        },
+    ).encode()
+
+
+def _response(status: str, tag: str) -> dict[str, object]:
+    content = [{"type": "output_text", "text": f"Hello {tag}", "annotations": []}] if status == "completed" else []
+    output = [{"type": "message", "id": "msg_1", "role": "assistant", "content": content}]
+    usage = {"input_tokens": 9, "output_tokens": 12, "total_tokens": 21} if status == "completed" else None
+    return {"id": "resp_1", "object": "response", "status": status, "error": None, "output": output, "usage": usage}
+
+
+def response_events(tag: str, words: int) -> list[bytes]:
+    """A stream of the Responses API, whole: its last event is the terminator."""
+    documents: list[dict[str, object]] = [
+        {"type": "response.created", "response": _response("in_progress", tag)},
+        {"type": "response.in_progress", "response": _response("in_progress", tag)},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "id": "msg_1"}},
+    ]
+    documents += [
+        {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": f" {tag} {word}"}
+        for word in range(words)
+    ]
+    documents.append({"type": "response.completed", "response": _response("completed", tag)})
+    return [
+        f"event: {document['type']}\ndata: {json.dumps(document | {'sequence_number': number})}\n\n".encode()
+        for number, document in enumerate(documents)
+    ]
+
+
+def response_error() -> bytes:
+    """An error in the middle of a stream of the Responses API: flat, with the event's own name."""
+    document = {"type": "error", "code": "server_error", "message": _SORRY, "param": None, "sequence_number": 9}
+    return f"event: error\ndata: {json.dumps(document)}\n\n".encode()
+
+
+def response_body(tag: str) -> bytes:
+    """A response, not streamed."""
+    return json.dumps(_response("completed", tag)).encode()
+
+
+def embedding_body(tag: str) -> bytes:
+    """One embedding."""
+    return json.dumps(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}],
+            "model": f"text-embedding-3-small {tag}",
+            "usage": {"prompt_tokens": 8, "total_tokens": 8},
+        },
+    ).encode()
+
+
+def object_body(tag: str) -> bytes:
+    """A file, a batch, a job: anything with an id."""
+    return json.dumps({"id": "file-abc123", "object": "file", "bytes": 120, "filename": tag, "purpose": "batch"}).encode()
