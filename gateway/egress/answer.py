@@ -149,8 +149,6 @@ class Answer:
         self._driver.head(self, status, streaming=streaming)
 
     def data(self, chunk: bytes) -> None:
-        if self._over:
-            return
         attempt = self.attempt
         attempt.heard_at = self._clock()
         attempt.bytes_in += len(chunk)
@@ -198,7 +196,7 @@ class Answer:
 
     def cancel(self) -> None:
         """Close the connection; nothing more is heard."""
-        self._over = True
+        self._end()
         self._stop_lingering()
         self._close()
 
@@ -259,10 +257,13 @@ class Answer:
         part = reader.skim(block)
         if part is Part.ERROR:
             # The provider's shape may be one that SDKs do not raise on: what came before passes, the error goes out in ours.
-            whole = events(block)
-            good = b"".join(whole[:-1])
+            good = []
+            for event in events(block):
+                if reader.read(event) is Part.ERROR:
+                    break
+                good.append(event)
             if good:
-                self._driver.flow(good)
+                self._driver.flow(b"".join(good))
             self._fail_in_stream(reader)
             return
         self._driver.flow(block)
@@ -342,8 +343,13 @@ class Answer:
         self._close()
         self._fail(verdict)
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
+        """Nothing that still comes matters; without its bound method the answer is freed at once, not by a later collection."""
         self._over = True
+        self._take = _drop
+
+    def _finish(self) -> None:
+        self._end()
         if self.reader is not None:
             self.usage = self.reader.usage
             if self.call is not None:
@@ -351,7 +357,7 @@ class Answer:
         self._driver.finished(self)
 
     def _fail(self, verdict: Verdict) -> None:
-        self._over = True
+        self._end()
         self._driver.failed(self, verdict)
 
     def _cut_linger(self) -> None:
@@ -370,3 +376,7 @@ def _is_json(body: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
+
+
+def _drop(_chunk: bytes) -> None:
+    pass

@@ -98,8 +98,9 @@ class RequestBody:
         self._call = None
 
     def release(self) -> None:
-        """The exchange is over."""
+        """The exchange is over: give back what is kept, and let go of whoever waited for it."""
         self._call = None
+        self._overflowed = _nobody
         self._drop()
 
     def blocked(self) -> None:
@@ -120,3 +121,7 @@ class RequestBody:
         self._memory.give_back(self._kept)
         self._kept = 0
         self.chunks = []
+
+
+def _nobody() -> None:
+    pass

@@ -377,6 +377,8 @@ class Driver:
         record = self._exchange.record
         record.bytes_in = self._request.body.size
         self._request.body.release()
+        # No cycle is left behind: everything of this exchange is freed here, not by a later collection.
+        self._answer = None
         self._answers.clear()
         self._surroundings.observer.ended(record)
         on_end(self)
@@ -384,9 +386,12 @@ class Driver:
 
 def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:
     """Return the headers of our own for this provider: its key, and what the configuration adds."""
-    if credential is None:
+    if credential is None or not provider.credentials:
         return provider.headers
     for secret in provider.credentials:
         if secret.id == credential:
-            return (provider.dialect.authorize(secret.reveal()), *provider.headers)
-    raise LookupError(f"provider {provider.name} has no credential {credential}")
+            break
+    else:
+        # A reload changed the keys since this exchange began; its own snapshot still has the one it would have used.
+        secret = provider.credentials[0]
+    return (provider.dialect.authorize(secret.reveal()), *provider.headers)

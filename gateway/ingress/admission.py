@@ -232,20 +232,19 @@ class Intake:
         """The body is larger than what may be kept: go by its beginning, with one attempt."""
         if self._driver is not None or self._over:
             return
-        prefix = b"".join(self._body.chunks)
-        content_type = self._fields.get(b"content-type", b"")
         try:
-            self._start(read_json_prefix(prefix) if self._kind == "json" else read_multipart(prefix, content_type))
+            self._start(self._read(b"".join(self._body.chunks), whole=False))
         except Refused as refused:
             self._refuse(refused)
 
-    def _read(self, body: bytes) -> BodyFacts | None:
-        if self._kind == "json":
+    def _read(self, body: bytes, *, whole: bool = True) -> BodyFacts | None:
+        """Read what the body says; of a part of one, what can be known from it. Raises Refused where it is unusable."""
+        if self._kind == "multipart":
+            facts = read_multipart(body, self._fields.get(b"content-type", b""), whole=whole)
+        elif whole:
             facts = read_json(body)
-        elif self._kind == "multipart":
-            facts = read_multipart(body, self._fields.get(b"content-type", b""))
         else:
-            return None
+            facts = read_json_prefix(body) or BodyFacts(valid=False)
         if facts.error and (self._inbound.family in INFERENCE or facts.valid):
             raise Refused(400, Reason.BAD_REQUEST, facts.error)
         return facts if facts.valid else None

@@ -180,7 +180,7 @@ class Gateway:
                 status, text = await self.admin(path)
                 if wanted(status, text):
                     return text
-                last = f"{status} {text}"
+                last = f"{status} {text[-500:]}"
             except (aiohttp.ClientError, ConnectionError) as error:
                 last = repr(error)
             await asyncio.sleep(POLL_S)

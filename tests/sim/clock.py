@@ -63,7 +63,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.call_soon(begin)
         try:
             self.run_forever()
-        except Deadlock as deadlock:
+        except (Deadlock, Spin) as deadlock:
             return deadlock
         return None
 
