@@ -18,10 +18,8 @@ def backoff(plan: BackoffPlan, retry: int, previous_s: float, uniform: Callable[
     decorrelated = min(cap, uniform(base, 3 * previous)), where `previous_s` is the wait before (0 at first, taken as base).
     """
     expo = min(plan.cap_s, plan.base_s * 2.0 ** min(retry, 32))
-    match plan.jitter:
-        case Jitter.FULL:
-            return uniform(0.0, expo)
-        case Jitter.EQUAL:
-            return expo / 2 + uniform(0.0, expo / 2)
-        case Jitter.DECORRELATED:
-            return min(plan.cap_s, uniform(plan.base_s, max(previous_s, plan.base_s) * 3))
+    if plan.jitter is Jitter.FULL:
+        return uniform(0.0, expo)
+    if plan.jitter is Jitter.EQUAL:
+        return expo / 2 + uniform(0.0, expo / 2)
+    return min(plan.cap_s, uniform(plan.base_s, max(previous_s, plan.base_s) * 3))

@@ -259,18 +259,13 @@ class Breaker:
         if self._consecutive == 0:
             self._first_failure_at = now
         self._consecutive += 1
-        match self.state:
-            case State.CLOSED:
-                if self._outage(now):
-                    self._open(now)
-            case State.HALF_OPEN:
-                if permit.probe:
-                    self._open(now)
-            case State.RAMP:
-                if self._consecutive >= RAMP_FAILURES or self._outage(now):
-                    self._open(now)
-            case State.OPEN:
-                pass  # a request without alternative; its failure is in the window
+        # While open, this was a request without alternative: that its failure is in the window is all.
+        if (
+            (self.state is State.CLOSED and self._outage(now))
+            or (self.state is State.HALF_OPEN and permit.probe)
+            or (self.state is State.RAMP and (self._consecutive >= RAMP_FAILURES or self._outage(now)))
+        ):
+            self._open(now)
 
     def _ramp(self, now: float) -> float:
         passed_s, ramp_s = now - self._since, self.plan.ramp_s

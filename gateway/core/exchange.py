@@ -97,7 +97,6 @@ class Exchange:
         "ended_attempts",
         "intact",
         "record",
-        "wake_at",
     )
 
     def __init__(self, ask: Ask, record: ExchangeRecord, chance: Chance) -> None:
@@ -107,8 +106,6 @@ class Exchange:
         self.done = False
         self.intact = True
         """The request's body can be sent again from its beginning; the driver clears it when bytes had to be let go."""
-        self.wake_at = NEVER
-        """When `timer` wants to be called."""
         self.ended_attempts: list[Attempt] = []
         """Attempts that ended since the driver last took them, for `observe`."""
         self._placement = Placement(ask, chance)
@@ -131,14 +128,12 @@ class Exchange:
     def sending(self, now: float, attempt: Attempt) -> None:
         """The attempt has a connection and its head is being written."""
         attempt.sent_at = now
-        self._arm(now)
 
     def head(self, now: float, attempt: Attempt, status: int, *, streaming: bool) -> None:
         """A response head came; its body is being held or sniffed."""
         attempt.head_at = attempt.heard_at = now
         attempt.status = status
         attempt.streaming = streaming
-        self._arm(now)
 
     def content(self, now: float, attempt: Attempt) -> Actions:
         """First content of a stream, first byte of an unheld body, or a held body that outgrew its bound: the commit point."""
@@ -215,7 +210,6 @@ class Exchange:
         if due is not None and now >= due.at:
             self._due = None
             return self._send(now, due.place, due.kind) if self._placement.ready(due, now) else self._next(now)
-        self._arm(now)
         return NOTHING
 
     # -- the next attempt -----------------------------------------------------------------------------------------------------
@@ -230,7 +224,6 @@ class Exchange:
             return self._send(now, step.place, step.kind)
         if isinstance(step, Wait):
             self._due = step
-            self._arm(now)
             return NOTHING
         return self._give_up(now, step)
 
@@ -246,7 +239,6 @@ class Exchange:
             attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S)
         record.attempts.append(attempt)
         self._live = attempt
-        self._arm(now)
         return (Send(attempt),)
 
     # -- what a failure means -------------------------------------------------------------------------------------------------
@@ -316,14 +308,18 @@ class Exchange:
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 
-    def _arm(self, now: float) -> None:
+    @property
+    def wake_at(self) -> float:
+        """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
+        if self.done:
+            return NEVER
         wake_at = NEVER if self._committed else self._ask.deadline_at
         if self._due is not None:
             wake_at = min(wake_at, self._due.at)
         attempt = self._live
         if attempt is not None and attempt.sent_at:
             wake_at = min(wake_at, self._overdue_at(attempt))
-        self.wake_at = max(wake_at, now)
+        return wake_at
 
     def _overdue_at(self, attempt: Attempt) -> float:
         timeouts = self._ask.policy.timeouts
@@ -351,7 +347,6 @@ class Exchange:
         self._committed = True
         self.record.opened_at = now
         self.record.winner = attempt
-        self._arm(now)
         return (Open(attempt), Commit(attempt))
 
     def _end_attempt(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
@@ -396,7 +391,6 @@ class Exchange:
     def _over(self, now: float, ending: Ending, reason: Reason) -> None:
         self.done = True
         self._due = None
-        self.wake_at = NEVER
         self.record.ended_at = now
         self.record.ending = ending
         self.record.reason = reason

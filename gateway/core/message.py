@@ -31,7 +31,18 @@ HOP_BY_HOP = frozenset(
 class RequestHead:
     """The head of one client request, checked: exactly one Host, one framing, origin-form target."""
 
-    __slots__ = ("chunked", "content_length", "expect_continue", "headers", "keep_alive", "method", "target", "version")
+    __slots__ = (
+        "_fields",
+        "chunked",
+        "content_length",
+        "expect_continue",
+        "forwarded",
+        "headers",
+        "keep_alive",
+        "method",
+        "target",
+        "version",
+    )
 
     def __init__(
         self,
@@ -55,6 +66,31 @@ class RequestHead:
         self.chunked = chunked
         self.expect_continue = expect_continue
         self.keep_alive = keep_alive
+        self.forwarded: dict[frozenset[bytes], bytes] = {}
+        """Header lines as rendered for an upstream, by what was left out; kept by whoever renders them, shared as `again` says."""
+        self._fields: dict[bytes, bytes] | None = None
+
+    def again(self, content_length: int | None) -> RequestHead:
+        """Return the head of a request that differs from this one only in its length; what was derived of the rest is shared."""
+        head = RequestHead.__new__(RequestHead)
+        head.method = self.method
+        head.target = self.target
+        head.headers = self.headers
+        head.version = self.version
+        head.content_length = content_length
+        head.chunked = self.chunked
+        head.expect_continue = self.expect_continue
+        head.keep_alive = self.keep_alive
+        head.forwarded = self.forwarded
+        head._fields = self._fields
+        return head
+
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The headers by lower-case name, of several the last; without Content-Length, which has its own place."""
+        if self._fields is None:
+            self._fields = {lower: value for lower, _, value in self.headers if lower != b"content-length"}
+        return self._fields
 
     @property
     def has_body(self) -> bool:
@@ -63,9 +99,13 @@ class RequestHead:
 
 
 class ResponseHead:
-    """The head of one final (not 1xx) response."""
+    """The head of one final (not 1xx) response.
 
-    __slots__ = ("chunked", "content_length", "headers", "phrase", "status")
+    Kept as lines and lower-case names side by side, because that is how it came and how it mostly goes on; `headers` takes them
+    apart when somebody asks.
+    """
+
+    __slots__ = ("_headers", "chunked", "content_length", "lines", "names", "phrase", "status")
 
     def __init__(
         self,
@@ -77,12 +117,43 @@ class ResponseHead:
         chunked: bool = False,
     ) -> None:
         self.status = status
-        self.headers = headers
+        self.names: tuple[bytes, ...] = tuple([lower for lower, _, _ in headers])
+        """Lower-case, one per line."""
+        self.lines = [b"%b: %b" % (name, value) for _, name, value in headers]
+        """As received, without CRLF."""
+        self._headers: list[Header] | None = headers
         self.phrase = phrase
         """The reason phrase; may be empty."""
         self.content_length = content_length
         """None: chunked, or delimited by the end of the connection."""
         self.chunked = chunked
+
+    @classmethod
+    def from_lines(cls, status: int, names: tuple[bytes, ...], lines: list[bytes], phrase: bytes) -> ResponseHead:
+        """Make a head of lines that a parser has passed; the framing is the caller's to set."""
+        head = cls.__new__(cls)
+        head.status = status
+        head.names = names
+        head.lines = lines
+        head._headers = None
+        head.phrase = phrase
+        head.content_length = None
+        head.chunked = False
+        return head
+
+    @property
+    def headers(self) -> list[Header]:
+        """The headers as triples."""
+        if self._headers is None:
+            self._headers = []
+            for lower, line in zip(self.names, self.lines, strict=True):
+                name, _, value = line.partition(b":")
+                self._headers.append((lower, name, value.strip()))
+        return self._headers
+
+    def value(self, name: bytes) -> bytes:
+        """Return the first value of the header with this lower-case name; empty where there is none."""
+        return self.lines[self.names.index(name)][len(name) + 1 :].strip() if name in self.names else b""
 
 
 def first(headers: Iterable[Header], name: bytes) -> bytes | None:
@@ -100,11 +171,13 @@ def header(name: bytes, value: bytes) -> Header:
     return name.lower(), name, value
 
 
+_PLAIN_CONNECTION = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+
+
 def named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
     """Return the lower-case names which the `Connection` headers declare hop-by-hop (RFC 9110 section 7.6.1)."""
-    names: set[bytes] = set()
+    named: frozenset[bytes] = frozenset()
     for lower, _, value in headers:
-        if lower == b"connection":
-            names.update(token.strip().lower() for token in value.split(b","))
-    names -= {b"close", b"keep-alive", b""}
-    return frozenset(names)
+        if lower == b"connection" and value not in _PLAIN_CONNECTION:
+            named |= {token.strip().lower() for token in value.split(b",")}
+    return named - {b"close", b"keep-alive", b""} if named else named

@@ -78,7 +78,7 @@ class Placement:
     def __init__(self, ask: Ask, chance: Chance) -> None:
         self._ask = ask
         self._chance = chance
-        self._tried: dict[Place, tuple[Verdict, str | None]] | None = None
+        self._tried: dict[Place, tuple[Verdict, tuple[str | None, ...]]] | None = None
         """Places asked, with the last verdict on each and the key it was about; None until one failed, which most exchanges
         never see."""
         self.only_for: Fault | None = None
@@ -95,7 +95,8 @@ class Placement:
         """Note that this place was asked with this key and failed."""
         if self._tried is None:
             self._tried = {}
-        self._tried[place] = (verdict, credential)
+        before = self._tried.get(place)
+        self._tried[place] = (verdict, (credential,) if before is None else (*before[1], credential))
         self._prepaid = None
 
     def next(self, now: float) -> Go | Wait | Stuck:
@@ -122,23 +123,29 @@ class Placement:
 
     def credential(self, place: Place, now: float) -> tuple[str | None, float]:
         """Return the key to use (None: the client's own or none) and from when it may be used (0 or past: now)."""
-        foreign = self._ask.foreign_key
-        if foreign is not None:
-            return None, place.provider.foreign(foreign).usable_at(place.model)
+        if self._ask.foreign_key is not None or not place.target.provider.credentials:
+            return None, self._unowned(place).usable_at(place.model)
         earliest, best = NEVER, None
-        for key, state in place.provider.credentials.items():
-            usable_at = state.usable_at(place.model)
+        states = place.provider.credentials
+        # The keys are those of the exchange's own snapshot: a reload may have changed the provider's meanwhile.
+        for key in place.target.provider.credentials:
+            state = states.get(key)
+            usable_at = state.usable_at(place.model) if state is not None else 0.0
             if usable_at <= now:
                 return key, usable_at
             if usable_at < earliest:
                 earliest, best = usable_at, key
-        return (best, earliest) if best is not None else (None, 0.0)
+        return best, earliest
 
     def credential_state(self, place: Place, credential: str | None) -> CredentialState | None:
-        """Return the state of the key an attempt used; None where it used none, or one that a reload took away."""
-        if self._ask.foreign_key is not None:
-            return place.provider.foreign(self._ask.foreign_key)
-        return place.provider.credentials.get(credential) if credential is not None else None
+        """Return the state of the key an attempt used; None where a reload took it away."""
+        if self._ask.foreign_key is not None or credential is None:
+            return self._unowned(place)
+        return place.provider.credentials.get(credential)
+
+    def _unowned(self, place: Place) -> CredentialState:
+        """Return what is known of the client's own key here; requests without any key share one account, and its rate limits."""
+        return place.provider.foreign(self._ask.foreign_key or "")
 
     def ready(self, wait: Wait, now: float) -> bool:
         """Whether a place that was waited for can be used now; others may have changed its state meanwhile."""
@@ -267,7 +274,11 @@ class Placement:
     def _paid(self, now: float, place: Place, least: float = 0.0) -> bool:
         """Withdraw what repeating a request at this place costs; a place that was not asked yet is free, or costs the `least`."""
         asked = self._tried.get(place) if self._tried is not None else None
-        cost = least if asked is None else AMBIGUOUS_COST if asked[0].ambiguous else COST
+        if asked is None or (self._ask.foreign_key is not None and asked[0].fault is Fault.RATE_LIMITED):
+            # The limit of a client's own key is waited for at nobody else's expense (law 11); the attempts are bound enough.
+            cost = least
+        else:
+            cost = AMBIGUOUS_COST if asked[0].ambiguous else COST
         if not cost or self._prepaid is place:
             return True
         if not place.provider.budget.withdraw(now, cost):
@@ -282,11 +293,12 @@ def _rule(verdict: Verdict) -> FaultRule:
     return FAULTS[verdict.fault]
 
 
-def _about_another_key(asked: tuple[Verdict, str | None], key: str | None) -> bool:
-    """Whether what was said about one key of a target leaves this one untouched."""
-    verdict, credential = asked
-    limited = verdict.fault is Fault.RATE_LIMITED
-    return credential != key and _rule(verdict).scope is Scope.CREDENTIAL and (verdict.retry_same or not limited)
+def _about_another_key(asked: tuple[Verdict, tuple[str | None, ...]], key: str | None) -> bool:
+    """Whether what was said about the keys of a target that were asked leaves this one untouched."""
+    verdict, keys = asked
+    if key in keys or _rule(verdict).scope is not Scope.CREDENTIAL:
+        return False
+    return verdict.retry_same or verdict.fault is not Fault.RATE_LIMITED
 
 
 def _hopeless(place: Place, now: float) -> bool:

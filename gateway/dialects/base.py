@@ -126,6 +126,10 @@ class Dialect(Protocol):
         """
         ...
 
+    def suspects(self, body: bytes) -> bool:
+        """Whether a whole 2xx JSON answer may be an error in disguise and should be classified; costs next to nothing."""
+        ...
+
     def stream(self, family: Family) -> StreamReader:
         """Return a fresh reader for one streamed answer of this family."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from json.decoder import scanstring  # type: ignore[attr-defined]  # CPython's own C scanner; typeshed leaves it out
 from typing import Any
@@ -39,6 +39,8 @@ _LOOKALIKES = frozenset([*_other_cases("model"), *_other_cases("stream")])
 
 _PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
 """Keys whose values are ids, or ciphertext, of one account."""
+_PINNING = frozenset({"previous_response_id", "conversation", "background", "store", "input", "tools", "tool_resources"})
+"""Keys of a request under which such references stand, besides `messages`."""
 _DEPTH = 12
 _CONTAINERS = (dict, list)
 
@@ -216,22 +218,21 @@ def _load_leniently(body: bytes) -> Any:
 
 
 def _pins(document: dict[str, Any]) -> bool:
-    if document.get("previous_response_id") or document.get("conversation") or document.get("background") is True:
-        return True
-    if document.get("store") is True and "messages" not in document:
-        # `store` of a response; chat completions have one too, but nothing else depends on it.
-        return True
     messages = document.get("messages")
     if isinstance(messages, list):
         for message in messages:
             # Only the parts of a message can refer to anything, and most messages are plain text.
             if isinstance(message, dict) and isinstance(content := message.get("content"), list) and _refers(content, _DEPTH):
                 return True
-    for part in ("input", "tools", "tool_resources"):
-        value = document.get(part)
-        if isinstance(value, list | dict) and _refers(value, _DEPTH):
-            return True
-    return False
+    if _PINNING.isdisjoint(document):
+        return False
+    if document.get("previous_response_id") or document.get("conversation") or document.get("background") is True:
+        return True
+    if document.get("store") is True and messages is None:
+        # `store` of a response; chat completions have one too, but nothing else depends on it.
+        return True
+    parts = (document.get(part) for part in ("input", "tools", "tool_resources"))
+    return any(_refers(part, _DEPTH) for part in parts if isinstance(part, list | dict))
 
 
 def _refers(value: list[Any] | dict[str, Any], depth: int) -> bool:
@@ -244,7 +245,4 @@ def _refers(value: list[Any] | dict[str, Any], depth: int) -> bool:
         value = list(value.values())
     if depth == 0:
         return False
-    for item in value:
-        if isinstance(item, list | dict) and _refers(item, depth - 1):
-            return True
-    return False
+    return any(_refers(item, depth - 1) for item in value if isinstance(item, list | dict))

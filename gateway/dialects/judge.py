@@ -52,7 +52,7 @@ def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: f
         return _judge_io(outcome, outcome.io)
     good = 200 <= status < 300
     page = not outcome.in_stream and is_page(outcome.headers, outcome.body)
-    if good and not outcome.in_stream and not page and not _hides_an_error(outcome.body):
+    if good and not outcome.in_stream and not page and not hides_an_error(outcome.body):
         return OK
     error = ErrorBody() if page else read_error(outcome.body)
     if good and not page:
@@ -91,14 +91,14 @@ def _judge_io(outcome: Outcome, io: IOFault) -> Verdict:
     return Verdict(fault, code=io.value, message=outcome.detail[:_LONGEST_MESSAGE], ambiguous=sent)
 
 
-def _hides_an_error(body: bytes) -> bool:
+def hides_an_error(body: bytes) -> bool:
     """Whether a 200 is an error in disguise: a top-level `error` and no result beside it."""
     start = 0
     if body[:1].isspace():
         # Blank lines may precede the JSON for minutes, to keep the connection alive.
         blanks = _BLANKS.match(body)
         start = blanks.end() if blanks else 0
-    if not _SUSPICIOUS.search(body, start, start + _SCANNED_BYTES):
+    if b'"error"' not in body[start : start + _SCANNED_BYTES] or not _SUSPICIOUS.search(body, start, start + _SCANNED_BYTES):
         return False
     try:
         document = orjson.loads(body)

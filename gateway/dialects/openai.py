@@ -12,7 +12,7 @@ from gateway.core.verdicts import Outcome, Verdict
 from gateway.dialects.base import Inbound, StreamReader
 from gateway.dialects.faults_openai import OPENAI_RULES
 from gateway.dialects.inbound import parameter, with_parameter, without_parameter
-from gateway.dialects.judge import judge
+from gateway.dialects.judge import hides_an_error, judge
 from gateway.dialects.streams import reader_for
 from gateway.dialects.usage import usage_of_body
 
@@ -47,6 +47,9 @@ class OpenAI:
 
     def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float) -> Verdict:
         return judge(outcome, OPENAI_RULES, own_key=own_key, now_unix=now_unix)
+
+    def suspects(self, body: bytes) -> bool:
+        return hides_an_error(body)
 
     def stream(self, family: Family) -> StreamReader:
         return reader_for(family)

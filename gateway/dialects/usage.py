@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 import orjson
 
 _PARSE_WHOLE_BYTES = 64 * 1024
+_SCAN_FIRST_BYTES = 4096
+"""Below this, parsing costs no more than looking whether it is worth it."""
 _USAGE_BYTES = 4096
 _DECODER = json.JSONDecoder()
 
@@ -33,9 +35,9 @@ def usage_of_body(body: bytes) -> tuple[int, int] | None:
     Large answers (embeddings, images) are not parsed: their last object named `usage` is. Inside JSON text quotes are escaped, so
     what a model wrote cannot be mistaken for one.
     """
-    if b'"usage"' not in body:
-        return None
     if len(body) <= _PARSE_WHOLE_BYTES:
+        if len(body) > _SCAN_FIRST_BYTES and b'"usage"' not in body:
+            return None
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:

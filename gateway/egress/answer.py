@@ -17,9 +17,9 @@ from typing import Protocol
 import orjson
 
 from gateway.core.attempt import Attempt
-from gateway.core.message import ResponseHead, first
+from gateway.core.message import ResponseHead
 from gateway.core.plan import INFERENCE, Family
-from gateway.core.sse import EventSplitter, events
+from gateway.core.sse import EventSplitter, data_of, events
 from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
 from gateway.dialects.base import Dialect, Part, StreamReader
 from gateway.egress.surroundings import Surroundings
@@ -131,13 +131,13 @@ class Answer:
         status = head.status
         streaming = False
         inference = self._family in INFERENCE
-        content_type = (first(head.headers, b"content-type") or b"").lower() if inference else b""
+        content_type = head.value(b"content-type").lower() if inference else b""
         if not 200 <= status < (300 if inference else 400) or content_type.startswith(b"text/html"):
             self._collecting = True
         elif content_type.startswith(b"text/event-stream"):
             streaming = True
             self._take = self._flow_from_here
-            if (first(head.headers, b"content-encoding") or b"identity").lower() == b"identity":
+            if head.value(b"content-encoding").lower() in (b"", b"identity"):
                 self.reader = self.dialect.stream(self._family)
                 self._splitter = EventSplitter()
                 self._take = self._sniff
@@ -177,6 +177,8 @@ class Answer:
             self._judge(complete=False)
         elif self.reader is not None and self.reader.ended:
             self._finish()
+        elif self.response is not None:
+            self._fail(_broken_off(fault, detail))
         else:
             self._fail(self._classify(Outcome(io=fault, sent=sent, detail=detail)))
 
@@ -193,6 +195,14 @@ class Answer:
         held, self.held = self.held, []
         self.committed = True
         return held
+
+    def mid_event(self) -> bool:
+        """Whether a part of an event too long to be held is out, so that no further event can follow it; for the end only."""
+        splitter = self._splitter
+        if splitter is None:
+            return False
+        splitter.take_rest()
+        return not splitter.aligned
 
     def cancel(self) -> None:
         """Close the connection; nothing more is heard."""
@@ -274,10 +284,17 @@ class Answer:
 
     def _end_of_events(self, reader: StreamReader) -> None:
         rest = self._splitter.take_rest() if self._splitter is not None else b""
-        if rest.strip() == b"data: [DONE]":
-            # Its blank line is missing: harmless at the end. Any other event without one is half an event and is dropped.
-            self._take(rest.strip() + b"\n\n")
-        elif not reader.finished:
+        data = data_of(rest)
+        half = self.mid_event()
+        if _is_json(data) or (data == b"[DONE]" and reader.read(rest) is Part.END):
+            # Only its blank line is missing: harmless at the end.
+            self._take(rest.rstrip(b"\r\n") + b"\n\n")
+            if self._over:
+                return
+        elif data and data != b"[DONE]":
+            # Half an event is dropped. Where a finish was seen and is enough, nothing of the answer is lost with it.
+            half = half or not reader.terminator()
+        if half or not reader.finished:
             self._fail(Verdict(Fault.STREAM_BROKEN, code="no_terminator", ambiguous=True))
         else:
             if not self.committed:
@@ -295,14 +312,15 @@ class Answer:
         self.held = [body] if body else []
         if head.content_length is None and not head.chunked and not _is_json(body):
             # Delimited by the end of the connection, which is how a cut looks too.
-            self._fail(self._classify(Outcome(io=IOFault.RESET, detail="the answer ended in the middle")))
+            self._fail(_broken_off(IOFault.RESET, "the answer ended in the middle"))
             return
-        verdict = self._classify(Outcome(status=head.status, headers=head.headers, body=body))
-        if verdict.fault is not None:
-            self.error_status = FAULTS[verdict.fault].status
-            self.attempt.answered = True
-            self._fail(verdict)
-            return
+        if self.dialect.suspects(body):
+            verdict = self._classify(Outcome(status=head.status, headers=head.headers, body=body))
+            if verdict.fault is not None:
+                self.error_status = FAULTS[verdict.fault].status
+                self.attempt.answered = True
+                self._fail(verdict)
+                return
         self.usage = self.dialect.usage(body)
         self.whole = True
         self._finish()
@@ -318,7 +336,7 @@ class Answer:
             self.whole = True
             self._finish()
             return
-        html = (first(head.headers, b"content-type") or b"").lower().startswith(b"text/html")
+        html = head.value(b"content-type").lower().startswith(b"text/html")
         self.attempt.answered = complete and not (html and self._family in INFERENCE)
         self._close()
         self._fail(verdict)
@@ -368,6 +386,11 @@ class Answer:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+
+
+def _broken_off(fault: IOFault, detail: str) -> Verdict:
+    """Return the verdict on an answer that had begun: whatever ended it, operators count what broke off, and what was mended."""
+    return Verdict(Fault.STREAM_BROKEN, code=fault.value, message=detail, ambiguous=True)
 
 
 def _is_json(body: bytes) -> bool:

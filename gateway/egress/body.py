@@ -83,12 +83,11 @@ class RequestBody:
     def attach(self, call: Call) -> None:
         """Write what comes from now on into this call, which was begun with all there was."""
         self._call = call
-        self._flowing = False
         if self._kept < self.size:
             self._let_go()
 
     def flow_on(self) -> None:
-        """The call has its connection: let the client's upload run."""
+        """The call has its connection, which it may have had before it was attached: let the client's upload run."""
         self._flowing = True
         if not self.complete:
             self._sink.resume_body()
@@ -96,6 +95,7 @@ class RequestBody:
     def detach(self) -> None:
         """The call wants no more: keep what comes for the next one, as far as may be."""
         self._call = None
+        self._flowing = False
 
     def release(self) -> None:
         """The exchange is over: give back what is kept, and let go of whoever waited for it."""

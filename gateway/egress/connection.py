@@ -14,11 +14,12 @@ import re
 import ssl
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
-from gateway.core.message import Header, ResponseHead
+from gateway.core.message import ResponseHead
 from gateway.core.verdicts import IOFault
 from gateway.egress.call import WireCall
 from gateway.egress.upstream import Receiver
@@ -37,12 +38,18 @@ JOIN_BYTES = 32 * 1024
 """A head and body up to this size leave in one write; below the transports' high-water mark of 64 KiB."""
 SLICE_BYTES = 64 * 1024
 """A larger body is handed to the transport in pieces as it drains, so that neither TLS nor asyncio copies it as a whole."""
-KNOWN_NAMES = 2000
-"""Header names, as spelt, whose lower-case form is remembered; never those in `_FRAMING`, and never one with a colon in it."""
+KNOWN_HEADS = 1024
+"""Sequences of header names that are remembered: a provider sends the same few again and again."""
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-_lower_names: dict[bytes, bytes] = {}
+
+
+@lru_cache(maxsize=KNOWN_HEADS)
+def _named(spelt: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    """Return the names in lower case, and where among them the framing headers are."""
+    names = tuple([name.lower() for name in spelt])
+    return names, tuple([index for index, name in enumerate(names) if name in _FRAMING])
 
 
 class _State(IntEnum):
@@ -351,23 +358,15 @@ class Connection(asyncio.Protocol):
             raise _Refusal("control bytes in the reason phrase")
         if len(lines) > HEADERS:
             raise _Refusal(f"{len(lines)} headers")
-        # Nearly every header is `Name: value` with a name seen before, and then one cut and one look-up will do.
-        known = _lower_names
-        headers: list[Header] = []
-        for header in lines:
-            name, _, value = header.partition(b": ")
-            lower = known.get(name)
-            if lower is None:
-                name, _, value = header.partition(b":")
-                lower = name.lower()
-                if lower in _FRAMING:
-                    self._framing(lower, value.strip())
-                elif len(known) < KNOWN_NAMES:
-                    known[name] = lower
-            headers.append((lower, name, value.strip()))
+        names, framing = _named(tuple([line.partition(b":")[0] for line in lines]))
+        head = ResponseHead.from_lines(status, names, lines, phrase)
+        for index in framing:
+            lower = names[index]
+            self._framing(lower, lines[index][len(lower) + 1 :].strip())
         if not line.startswith(b"HTTP/1.1 ") and (self._chunked or not line.startswith(b"HTTP/1.0 ")):
             raise _Refusal("a transfer coding in HTTP/1.0" if self._chunked else "a version other than HTTP/1.1 and 1.0")
-        return ResponseHead(status, headers, phrase=phrase, content_length=self._length, chunked=self._chunked)
+        head.content_length, head.chunked = self._length, self._chunked
+        return head
 
     def _framing(self, lower: bytes, value: bytes) -> None:
         """Note how the body is framed; llhttp has refused a bad or second length, and a length next to a coding (RFC 9112 6.3)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from gateway.config.snapshot import Provider, Snapshot
 from gateway.core.actions import Actions, Break, Cancel, Commit, Open, Refuse, Relay, Send
-from gateway.core.attempt import NEVER, Attempt
+from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
 from gateway.core.message import Header, RequestHead, ResponseHead
 from gateway.core.plan import INFERENCE
@@ -19,6 +19,7 @@ from gateway.core.verdicts import Verdict
 from gateway.dialects.base import Inbound
 from gateway.dialects.body import BodyFacts, insert_model, replace_model
 from gateway.dialects.errors import refusal_body
+from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
 from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, upstream_head
@@ -108,9 +109,10 @@ class Driver:
         if answer is not None and answer.attempt.uploading:
             answer.attempt.uploading = False
             if answer.attempt.sent_at:
-                answer.attempt.sent_at = self._surroundings.clock()
                 if not answer.attempt.head_at:
                     answer.attempt.heard_at = 0.0
+                self._exchange.sending(self._surroundings.clock(), answer.attempt)
+                self._rearm()
 
     def blocked(self) -> None:
         """The client reads slowly: stop reading from the provider."""
@@ -140,7 +142,9 @@ class Driver:
         self._exchange.sending(self._surroundings.clock(), answer.attempt)
         if answer.attempt.uploading:
             self._request.body.flow_on()
-        self._rearm()
+        if answer.call is not None:
+            # Else we are within `_send`, and `_perform` will see to it.
+            self._rearm()
 
     def head(self, answer: Answer, status: int, *, streaming: bool) -> None:
         self._exchange.head(self._surroundings.clock(), answer.attempt, status, streaming=streaming)
@@ -322,7 +326,7 @@ class Driver:
 
     def _break(self, action: Break) -> None:
         answer = self._answer
-        if answer is not None and answer.reader is not None:
+        if answer is not None and answer.reader is not None and not answer.mid_event():
             self.flow(answer.reader.error_event(action.code, action.message))
             self._sink.end()
         else:
@@ -342,8 +346,14 @@ class Driver:
 
     # -- time and the end -----------------------------------------------------------------------------------------------------
 
+    def stir(self, now: float) -> None:
+        """The coarse sweep came by (`alarms.Sleeper`)."""
+        if self._timer is None and self._exchange.wake_at - now < SOON_S:
+            self._surroundings.alarms.forget(self)
+            self._rearm()
+
     def _rearm(self) -> None:
-        """See that the timer rings by `wake_at`; one that rings too early is left alone and set anew then."""
+        """See that we are woken by `wake_at`; a timer that rings too early is left alone and set anew then."""
         wake_at = self._exchange.wake_at
         timer = self._timer
         if timer is not None:
@@ -351,7 +361,10 @@ class Driver:
                 return
             timer.cancel()
             self._timer = None
-        if wake_at != NEVER:
+        if wake_at - self._surroundings.clock() >= SOON_S:
+            self._surroundings.alarms.watch(self)
+        else:
+            self._surroundings.alarms.forget(self)
             self._timer = self._surroundings.loop.call_at(wake_at, self._ring)
 
     def _ring(self) -> None:
@@ -368,6 +381,7 @@ class Driver:
             self._surroundings.observer.attempt_ended(self._exchange.record, attempt)
 
     def _end(self) -> None:
+        self._surroundings.alarms.forget(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,6 +8,8 @@ header passes with its name's case, order, duplicates and bytes untouched.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import compress
 
 from gateway.core.actions import UPSTREAMS_OWN, Advice
 from gateway.core.message import HOP_BY_HOP, Header, RequestHead, ResponseHead, named_by_connection
@@ -19,10 +21,15 @@ CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-ap
 CLIENTS_OWN = CREDENTIALS | {b"openai-organization", b"openai-project", b"cookie"}
 """What belongs to a client's own account: meaningless or harmful beside another key (laws 11 and 12)."""
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-_INFERENCE = _FRAMING | {b"accept-encoding"}
+_DROPPED = {
+    (own_account, identity): _FRAMING | (CLIENTS_OWN if own_account else set()) | ({b"accept-encoding"} if identity else set())
+    for own_account in (False, True)
+    for identity in (False, True)
+}
 _ADVICE = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _ANSWER = HOP_BY_HOP | {b"content-length"}
 _ANSWER_ADVISED = _ANSWER | _ADVICE
+_ANSWER_DELAYED = _ANSWER | (_ADVICE - {b"x-should-retry"})
 
 
 def upstream_head(
@@ -42,21 +49,17 @@ def upstream_head(
     what belongs to the client's account. `identity`: ask for an uncompressed answer, as inference paths do. `length`: the body's
     size; None for chunked, -1 for no body at all.
     """
-    drop: frozenset[bytes] = _INFERENCE if identity else _FRAMING
-    if own_account:
-        drop |= CLIENTS_OWN
-    headers = request.headers
-    named = named_by_connection(headers)
-    if named:
-        drop |= named
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, target, authority)]
-    for lower, name, value in extra:
+    drop: frozenset[bytes] = _DROPPED[own_account, identity]
+    for lower, _, _ in extra:
         if lower not in drop:
             drop |= {lower}
+    forwarded = request.forwarded.get(drop)
+    if forwarded is None:
+        forwarded = request.forwarded[drop] = _forwarded(request.headers, drop)
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, target, authority)]
+    for _, name, value in extra:
         lines.append(b"%b: %b\r\n" % (name, value))
-    lines.extend(
-        b"%b: %b\r\n" % (name, value) for lower, name, value in headers if lower not in drop and not lower.startswith(b"x-gateway-")
-    )
+    lines.append(forwarded)
     if identity:
         lines.append(b"Accept-Encoding: identity\r\n")
     lines.append(b"Via: 1.1 %b\r\n" % via)
@@ -69,23 +72,39 @@ def upstream_head(
     return b"".join(lines)
 
 
+def _forwarded(headers: list[Header], drop: frozenset[bytes]) -> bytes:
+    drop |= named_by_connection(headers)
+    return b"".join(
+        [
+            b"%b: %b\r\n" % (name, value)
+            for lower, name, value in headers
+            if lower not in drop and not lower.startswith(b"x-gateway-")
+        ],
+    )
+
+
 def answer_lines(head: ResponseHead, *, advice: Advice = UPSTREAMS_OWN, stream: bool = False) -> list[bytes]:
     """Render the upstream's end-to-end headers for the client; `advice` replaces the upstream's where it says something."""
-    headers = head.headers
-    drop: frozenset[bytes] = _ANSWER if advice is UPSTREAMS_OWN else _ANSWER_ADVISED
-    if advice.retry is None and advice is not UPSTREAMS_OWN:
-        drop -= {b"x-should-retry"}
-    named = named_by_connection(headers)
-    if named:
-        drop |= named
-    lines = [
-        b"%b: %b\r\n" % (name, value) for lower, name, value in headers if lower not in drop and not lower.startswith(b"x-gateway-")
-    ]
-    lines.extend(advice_lines(advice))
+    drop: frozenset[bytes] = _ANSWER
+    if advice is not UPSTREAMS_OWN:
+        drop = _ANSWER_ADVISED if advice.retry is not None else _ANSWER_DELAYED
+    if b"connection" in head.names:
+        drop |= named_by_connection(head.headers)
+    lines = list(compress(head.lines, _passing(head.names, drop)))
+    # The last one is ended by the empty element.
+    lines = [b"\r\n".join([*lines, b""])] if lines else lines
+    if advice is not UPSTREAMS_OWN:
+        lines += advice_lines(advice)
     if stream:
         # A reverse proxy in front of us must not collect the events (nginx's convention).
         lines.append(b"X-Accel-Buffering: no\r\n")
     return lines
+
+
+@lru_cache(maxsize=1024)
+def _passing(names: tuple[bytes, ...], drop: frozenset[bytes]) -> tuple[bool, ...]:
+    """Tell which of an answer's header lines pass; a provider sends the same names again and again."""
+    return tuple([name not in drop and not name.startswith(b"x-gateway-") for name in names])
 
 
 def advice_lines(advice: Advice) -> list[bytes]:
@@ -102,19 +121,18 @@ def advice_lines(advice: Advice) -> list[bytes]:
 def gateway_lines(record: ExchangeRecord, now: float, reason: Reason = Reason.NONE) -> bytes:
     """Render the `x-gateway-*` headers of an answer from what the exchange has recorded."""
     winner = record.winner
-    parts = [f"x-gateway-request-id: {record.request_id}\r\n"]
+    text = f"x-gateway-request-id: {record.request_id}\r\nx-gateway-attempts: {len(record.attempts)}\r\n"
     if record.route:
-        parts.append(f"x-gateway-route: {record.route}\r\n")
+        text += f"x-gateway-route: {record.route}\r\n"
     if winner is not None:
-        parts.append(f"x-gateway-provider: {winner.provider}\r\n")
+        text += f"x-gateway-provider: {winner.provider}\r\n"
         if winner.model:
-            parts.append(f"x-gateway-model: {_printable(winner.model)}\r\n")
-    parts.append(f"x-gateway-attempts: {len(record.attempts)}\r\n")
+            text += f"x-gateway-model: {_printable(winner.model)}\r\n"
     if record.attempts:
-        parts.append(f"x-gateway-trail: {trail(record.attempts, now)}\r\n")
+        text += f"x-gateway-trail: {trail(record.attempts, now)}\r\n"
     if reason is not Reason.NONE:
-        parts.append(f"x-gateway-reason: {reason.value}\r\n")
-    return "".join(parts).encode("latin-1")
+        text += f"x-gateway-reason: {reason.value}\r\n"
+    return text.encode("latin-1")
 
 
 def _printable(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.core.record import AttemptRecord, ExchangeRecord
+from gateway.egress.alarms import Alarms
 from gateway.egress.body import ReplayMemory
 from gateway.egress.upstream import Upstream
 
@@ -24,7 +25,7 @@ class Observes(Protocol):
 class Surroundings:
     """What all exchanges of a process share."""
 
-    __slots__ = ("clock", "loop", "memory", "observer", "unix", "upstream", "via")
+    __slots__ = ("alarms", "clock", "loop", "memory", "observer", "unix", "upstream", "via")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Surroundings:
         self.loop = loop
         self.clock = clock
         """The loop's monotonic clock in seconds; uvloop's own `time` has a resolution of a millisecond."""
+        self.alarms = Alarms(loop, clock)
         self.upstream = upstream
         self.observer = observer
         self.memory = memory

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from gateway.admin.server import AdminServer
+from gateway.config.addresses import Listen
 from gateway.config.snapshot import Snapshot
 from gateway.core.breaker import State
 from gateway.core.registry import Registry
@@ -82,9 +85,11 @@ class Gateway:
         self._adopt(self._snapshot)
         self._pool.start()
         admin, server = self._snapshot.admin, self._snapshot.server
-        await self._admin.listen(admin.host, admin.port)
+        with _naming("admin.listen", admin.host, admin.port):
+            await self._admin.listen(admin.host, admin.port)
         self.admin_port = self._admin.port
-        addresses = await self._server.listen(server.host, server.port)
+        with _naming("server.listen", server.host, server.port):
+            addresses = await self._server.listen(server.host, server.port)
         self.host, self.port = addresses[0][0], addresses[0][1]
         self.state = "ready"
         self._tick(self._loop.time())
@@ -173,6 +178,17 @@ class Gateway:
 
     def _registry_view(self) -> RegistryView:
         return RegistryView(self._registry, time.monotonic)
+
+
+@contextmanager
+def _naming(setting: str, host: str, port: int) -> Iterator[None]:
+    """Say which address cannot be bound: the system's own sentence names none."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise OSError(error.errno, f"{setting} {Listen(host, port)}: {why}") from error
 
 
 class RegistryView:

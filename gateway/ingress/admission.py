@@ -18,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from gateway.config.snapshot import Client, Snapshot
 from gateway.core.attempt import Ask, Place
@@ -80,7 +81,7 @@ class Admission:
         snapshot, router = self._snapshot, self._router
         if snapshot is None or router is None:
             raise Refused(503, Reason.DRAINING, "The gateway is not ready yet.")
-        fields = {lower: value for lower, _, value in head.headers}
+        fields = head.fields
         record = ExchangeRecord(self._request_id(fields), self.surroundings.clock())
         intake = Intake(self, snapshot, router, head, fields, record, sink)
         self.active.add(intake)
@@ -224,8 +225,11 @@ class Intake:
     # -- stages ---------------------------------------------------------------------------------------------------------------
 
     def _check_loop(self) -> None:
-        via = self._fields.get(b"via")
-        if via is not None and self._admission.surroundings.via in via:
+        if b"via" not in self._fields:
+            return
+        ours = self._admission.surroundings.via
+        # Every hop may have added a line of its own, and `_fields` knows only the last.
+        if any(lower == b"via" and ours in value for lower, _, value in self._head.headers):
             raise Refused(508, Reason.LOOP_DETECTED, "This request has already passed through this gateway.")
 
     def _overflowed(self) -> None:
@@ -261,6 +265,7 @@ class Intake:
                 raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {record.model}.")
         places, foreign_key = self._candidates(choice.places, pinned=facts is not None and facts.pins)
         record.stream = facts is not None and facts.stream
+        stated, read_timeout = self._fields.get(b"x-gateway-timeout"), self._fields.get(b"x-stainless-read-timeout")
         ask = Ask(
             route=choice.route,
             policy=choice.policy,
@@ -268,7 +273,7 @@ class Intake:
             family=inbound.family,
             stream=record.stream,
             safe=self._head.method in SAFE,
-            deadline_at=record.received_at + min(choice.policy.deadline_s, self._patience()),
+            deadline_at=record.received_at + min(choice.policy.deadline_s, patience(stated, read_timeout)),
             foreign_key=foreign_key,
             already_retried=self._already_retried(),
         )
@@ -322,24 +327,6 @@ class Intake:
         own = tuple(place for place in places if place.provider is home.provider)
         return own, hashlib.sha256(key).hexdigest()[:16]
 
-    def _patience(self) -> float:
-        """Return how long the client will wait for the first bytes of an answer, in seconds."""
-        patience_s = float("inf")
-        stated = self._fields.get(b"x-gateway-timeout")
-        if stated is not None:
-            found = _DURATION.fullmatch(stated.strip())
-            if found is None or float(found[1]) <= 0:
-                raise Refused(400, Reason.BAD_REQUEST, 'x-gateway-timeout must be a duration such as "2s" or "500ms".')
-            patience_s = float(found[1]) * _UNITS[found[2]]
-        read_timeout = self._fields.get(b"x-stainless-read-timeout")
-        if read_timeout is not None:
-            # Not ours to judge: an SDK that sends "NOT_GIVEN" here has no timeout.
-            found = _DURATION.fullmatch(read_timeout)
-            if found is not None and found[2] is None and float(found[1]) > 0:
-                seconds = float(found[1])
-                patience_s = min(patience_s, seconds - min(MARGIN_S, MARGIN_SHARE * seconds))
-        return patience_s
-
     def _already_retried(self) -> bool:
         count = self._fields.get(b"x-stainless-retry-count", b"0")
         return count.isdigit() and count.strip(b"0") != b""
@@ -391,3 +378,24 @@ def client_key(fields: Mapping[bytes, bytes]) -> bytes | None:
                 return key.strip() or None if scheme.lower() == b"bearer" else value
             return value
     return None
+
+
+@lru_cache(maxsize=1024)
+def patience(stated: bytes | None, read_timeout: bytes | None) -> float:
+    """Return how long a client will wait for the first bytes of an answer, in seconds.
+
+    `stated`: its `x-gateway-timeout`, which must be a duration, else Refused is raised. `read_timeout`: what its SDK says of
+    itself; not ours to judge: one that sends "NOT_GIVEN" there has no timeout.
+    """
+    patience_s = float("inf")
+    if stated is not None:
+        found = _DURATION.fullmatch(stated.strip())
+        if found is None or float(found[1]) <= 0:
+            raise Refused(400, Reason.BAD_REQUEST, 'x-gateway-timeout must be a duration such as "2s" or "500ms".')
+        patience_s = float(found[1]) * _UNITS[found[2]]
+    if read_timeout is not None:
+        found = _DURATION.fullmatch(read_timeout)
+        if found is not None and found[2] is None and float(found[1]) > 0:
+            seconds = float(found[1])
+            patience_s = min(patience_s, seconds - min(MARGIN_S, MARGIN_SHARE * seconds))
+    return patience_s

@@ -68,7 +68,10 @@ def test_a_model_that_no_route_takes_goes_nowhere():
 
 def test_a_targets_model_replaces_the_clients_and_a_bare_target_keeps_it():
     choice = router(route("chat", Target(A), Target(B, "prod"), models=("gpt-*",))).find(CHAT, Family.CHAT, "gpt-5", "")
-    assert [(place.provider.name, place.model, place.model_label) for place in choice.places] == [("a", "gpt-5", "*"), ("b", "prod", "prod")]
+    assert [(place.provider.name, place.model, place.model_label) for place in choice.places] == [
+        ("a", "gpt-5", "*"),
+        ("b", "prod", "prod"),
+    ]
     assert choice.policy.name == "chat"
 
 
@@ -85,7 +88,10 @@ def test_a_request_without_a_model_has_places_without_one():
         ((Target(A), Target(A, "gpt-4o", only_for=frozenset({Fault.CONTEXT_LENGTH}))), [0]),
         ((Target(A, "gpt-4o", only_for=frozenset({Fault.CONTEXT_LENGTH})), Target(A)), [1]),
         (
-            (Target(A, "big", only_for=frozenset({Fault.CONTEXT_LENGTH})), Target(A, "big", only_for=frozenset({Fault.CONTENT_POLICY}))),
+            (
+                Target(A, "big", only_for=frozenset({Fault.CONTEXT_LENGTH})),
+                Target(A, "big", only_for=frozenset({Fault.CONTENT_POLICY})),
+            ),
             [0, 1],
         ),
     ],

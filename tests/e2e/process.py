@@ -30,6 +30,7 @@ START_S = 30.0
 PATIENCE_S = 20.0
 """How long anything else may take that should take a moment."""
 POLL_S = 0.05
+SHOWN_LINES = 15
 _STEERING = re.compile(r"GATEWAY_|OPENAI_|AZURE_|ANTHROPIC_|.*_API_KEY$|PORT$|(https?|no|all)_proxy$", re.IGNORECASE)
 _SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -128,6 +129,8 @@ async def running(*arguments: str, environ: Mapping[str, str] | None = None, cwd
         yield process
     finally:
         await process.kill()
+        # Shown by pytest where a test fails.
+        sys.stdout.write("\n".join((*process.err.all[-SHOWN_LINES:], *process.out.all[-SHOWN_LINES:], "")))
 
 
 async def run(
@@ -251,7 +254,7 @@ async def serving(
 
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6
-_COUNT = itertools.count(random.randrange(2000))  # noqa: S311 - spreads concurrent runs over the range
+_COUNT = itertools.count(random.randrange(2000))
 
 
 def free_port() -> int:

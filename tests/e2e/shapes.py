@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
+
+import openai
 
 from gateway.drill.provider import SimulatedProvider
 
@@ -34,3 +36,31 @@ def ask(**more: Any) -> dict[str, Any]:
 def said(chunks: list[Any]) -> str:
     """The text of a streamed chat completion."""
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+
+
+async def until_error(stream: Any) -> tuple[list[Any], openai.APIError]:
+    """Read a stream that is to end in an error; return what came before it, and the error."""
+    seen: list[Any] = []
+    try:
+        while True:
+            seen.append(await anext(stream))
+    except openai.APIError as error:
+        return seen, error
+    except StopAsyncIteration:
+        _presented_as_whole(seen)
+
+
+def until_error_sync(stream: Any) -> tuple[list[Any], openai.APIError]:
+    """The same for the synchronous SDK."""
+    seen: list[Any] = []
+    try:
+        while True:
+            seen.append(next(stream))
+    except openai.APIError as error:
+        return seen, error
+    except StopIteration:
+        _presented_as_whole(seen)
+
+
+def _presented_as_whole(seen: list[Any]) -> NoReturn:
+    raise AssertionError(f"a stream that broke ended as if it were whole, after {len(seen)} events")

@@ -11,7 +11,10 @@ import httpx2
 import openai
 import pytest
 
-from gateway.drill.faults import Hangup, Html, Status
+from gateway.drill.faults import Hangup, Html, Latency, Status
+from gateway.drill.ledger import End
+from tests.drill.peers import RawPeer
+from tests.e2e.process import PATIENCE_S
 from tests.e2e.shapes import MODEL, PROMPT, account, ask, config, said
 
 ERRORS = [
@@ -25,7 +28,14 @@ ERRORS = [
     (500, openai.InternalServerError),
     (503, openai.InternalServerError),
 ]
-HEADERS = {"x-gateway-request-id", "x-gateway-route", "x-gateway-provider", "x-gateway-model", "x-gateway-attempts", "x-gateway-trail"}
+HEADERS = {
+    "x-gateway-request-id",
+    "x-gateway-route",
+    "x-gateway-provider",
+    "x-gateway-model",
+    "x-gateway-attempts",
+    "x-gateway-trail",
+}
 
 
 async def test_the_synchronous_sdk_gets_whole_answers_and_streams(start: Any, serve: Any, sync_sdk: Any) -> None:
@@ -278,7 +288,9 @@ async def test_a_target_may_rename_the_model(start: Any, serve: Any, sdk: Any) -
     gateway = await serve(
         {
             "providers": {"primary": account(primary)},
-            "routes": [{"name": "alias", "match": {"models": ["fast"]}, "targets": [{"provider": "primary", "model": "gpt-4o-mini"}]}],
+            "routes": [
+                {"name": "alias", "match": {"models": ["fast"]}, "targets": [{"provider": "primary", "model": "gpt-4o-mini"}]}
+            ],
         }
     )
     raw = await sdk(gateway).chat.completions.with_raw_response.create(**ask(model="fast"))
@@ -391,6 +403,22 @@ async def test_an_upload_that_is_refused_before_its_end_gives_the_sdk_the_refusa
     for size in (1_000_000, 10_000_000):
         with pytest.raises(openai.AuthenticationError):
             await sdk(gateway).files.create(file=("some.bin", b"x" * size), purpose="batch")
+
+
+async def test_a_client_that_leaves_its_upload_takes_the_attempt_with_it(start: Any, serve: Any) -> None:
+    primary, second = await start("primary"), await start("second")
+    gateway = await serve(config(primary, second))
+    # It only makes the ledger tell that the head has come.
+    primary.faults.set(Latency(0.0, early=True))
+    peer = RawPeer(*await asyncio.open_connection("127.0.0.1", gateway.port))
+    peer.writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1000)
+    async with asyncio.timeout(PATIENCE_S):
+        await primary.ledger.until(lambda ledger: any(entry.faults for entry in ledger))
+        peer.leave()
+        await primary.ledger.until(lambda ledger: ledger.inflight == 0)
+    assert primary.ledger[0].end is End.PEER_LEFT
+    assert (await gateway.access(1))[0]["outcome"] == "client_gone"
+    assert len(second.ledger) == 0
 
 
 async def test_a_kept_upload_is_repeated_elsewhere_whole(start: Any, serve: Any, sdk: Any) -> None:

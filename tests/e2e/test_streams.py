@@ -11,11 +11,11 @@ import pytest
 from gateway.drill.faults import Cut, ErrorEvent, Stall
 from gateway.drill.ledger import End
 from tests.e2e.process import PATIENCE_S
-from tests.e2e.shapes import MODEL, PROMPT, ask, config, said
+from tests.e2e.shapes import MODEL, PROMPT, ask, config, said, until_error, until_error_sync
 
 PARALLEL = 200
 ENDLESS = {"tokens": 2000, "token_delay_s": 0.05}
-"""A stream of which the end is not in sight; `token_delay_s = 0` brings it about."""
+"""A stream of which the end is not in sight."""
 
 
 async def test_an_event_is_there_before_the_next_one_is_made(start: Any, serve: Any, sdk: Any) -> None:
@@ -86,9 +86,10 @@ async def test_a_client_that_leaves_a_stream_is_seen_to_leave_by_the_provider(st
                 await stream.close()
                 return
 
-    task = asyncio.create_task(reading())
+    task, waiting = asyncio.create_task(reading()), asyncio.create_task(begun.wait())
     async with asyncio.timeout(PATIENCE_S):
-        await begun.wait()
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        assert begun.is_set(), task
         at_s = primary.now()
         if how == "cancel":
             task.cancel()
@@ -156,23 +157,15 @@ async def test_a_stream_that_breaks_after_its_first_content_raises_in_the_sdk(
     primary, second = await start("primary"), await start("second")
     gateway = await serve(config(primary, second))
     primary.faults.set(fault)
-    seen: list[Any] = []
-
-    def blocking() -> None:
-        for chunk in sync_sdk(gateway).chat.completions.create(**ask(stream=True)):
-            seen.append(chunk)
-
-    with pytest.raises(openai.APIError) as caught:
-        async for chunk in await sdk(gateway).chat.completions.create(**ask(stream=True)):
-            seen.append(chunk)
-    assert type(caught.value) is openai.APIError
-    assert caught.value.message
-    assert caught.value.code
+    seen, error = await until_error(await sdk(gateway).chat.completions.create(**ask(stream=True)))
+    assert type(error) is openai.APIError
+    assert error.message
+    assert error.code
     assert said(seen)
     assert primary.voice.text(PROMPT).startswith(said(seen))
-    seen.clear()
-    with pytest.raises(openai.APIError):
-        await asyncio.to_thread(blocking)
+    blocking = sync_sdk(gateway)
+    seen, error = await asyncio.to_thread(lambda: until_error_sync(blocking.chat.completions.create(**ask(stream=True))))
+    assert type(error) is openai.APIError
     assert primary.voice.text(PROMPT).startswith(said(seen))
     assert len(second.ledger) == 0
     lines = await gateway.access(2)
@@ -185,10 +178,8 @@ async def test_a_responses_stream_that_breaks_raises_too(start: Any, serve: Any,
     gateway = await serve(config(primary))
     for fault in (Cut(after_events=6, how="clean"), Cut(after_events=6, how="rst"), ErrorEvent(after_events=6)):
         primary.faults.set(fault)
-        events = []
-        with pytest.raises(openai.APIError):
-            async for event in await sdk(gateway).responses.create(model=MODEL, input="Hello", stream=True):
-                events.append(event.type)
+        seen, _ = await until_error(await sdk(gateway).responses.create(model=MODEL, input="Hello", stream=True))
+        events = [event.type for event in seen]
         assert "response.output_text.delta" in events
         assert "response.completed" not in events
 
@@ -236,10 +227,7 @@ async def test_a_stream_that_stalls_after_its_first_content_ends_in_an_error(sta
     primary = await start("primary")
     gateway = await serve(config(primary, policy={"timeouts": {"stall": "300ms"}}))
     primary.faults.set(Stall(after_events=4))
-    seen = []
-    with pytest.raises(openai.APIError):
-        async for chunk in await sdk(gateway).chat.completions.create(**ask(stream=True)):
-            seen.append(chunk)
+    seen, _ = await until_error(await sdk(gateway).chat.completions.create(**ask(stream=True)))
     assert said(seen)
     async with asyncio.timeout(PATIENCE_S):
         await primary.ledger.until(lambda ledger: ledger.inflight == 0)

@@ -140,6 +140,16 @@ def response_body(tag: str) -> bytes:
     return json.dumps(_response("completed", tag)).encode()
 
 
+def image_events(tag: str, parts: int) -> list[bytes]:
+    """A stream of image generation, whole: it ends with its last event and has no terminator."""
+    documents = [
+        {"type": "image_generation.partial_image", "b64_json": "aGk=", "partial_image_index": part, "prompt": tag}
+        for part in range(parts)
+    ]
+    documents.append({"type": "image_generation.completed", "b64_json": "aGk=", "prompt": tag})
+    return [f"event: {document['type']}\ndata: {json.dumps(document)}\n\n".encode() for document in documents]
+
+
 def embedding_body(tag: str) -> bytes:
     """One embedding."""
     return json.dumps(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 BEGIN_S = 1000.0
 """Not zero: in the gateway's records zero means that something did not happen."""
-MAX_TURNS = 100_000
+MAX_TURNS = 20_000
 """Turns of the loop at one moment, beyond which somebody spins."""
 
 

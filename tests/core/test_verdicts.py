@@ -1,0 +1,35 @@
+"""Verdicts and outcomes: what they claim when nothing is said, what they show, and that the table of faults is whole."""
+
+import pytest
+
+from gateway.core.verdicts import FAULTS, OK, Again, Fault, IOFault, Outcome, Scope, Verdict
+
+
+def test_an_outcome_claims_only_what_was_seen():
+    outcome = Outcome(io=IOFault.DNS, sent=False)
+    assert (outcome.status, outcome.headers, outcome.body, outcome.io, outcome.sent) == (0, [], b"", IOFault.DNS, False)
+    assert (outcome.in_stream, outcome.detail) == (False, "")
+    assert Outcome().headers is not Outcome().headers
+
+
+def test_a_good_answer_has_no_fault():
+    assert (OK.fault, OK.delay, OK.retry_same, OK.ambiguous) == (None, None, True, False)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (OK, "<Verdict ok >"),
+        (Verdict(Fault.BILLING, code="insufficient_quota", message="secret"), "<Verdict billing insufficient_quota>"),
+    ],
+)
+def test_a_verdict_shows_its_code_and_not_the_providers_words(verdict, text):
+    assert repr(verdict) == text
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_every_fault_says_whose_it_is_and_what_the_client_gets(fault):
+    rule = FAULTS[fault]
+    assert 400 <= rule.status <= 504
+    assert (rule.scope is Scope.NOBODY) is (not rule.elsewhere)
+    assert (rule.again is Again.WAIT) is (fault is Fault.RATE_LIMITED)

@@ -1,0 +1,110 @@
+"""Every panel of the dashboard shows something when a real Prometheus scrapes a real gateway on a bad day."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import math
+import os
+import signal
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.drill.faults import Cut, Status
+from tests.e2e import prometheus
+from tests.e2e.process import PATIENCE_S, ROOT
+from tests.e2e.shapes import ask, config
+from tests.e2e.test_failover import App
+
+QUIET_AT_ZERO = {"Dropped log lines"}
+"""Panels whose good news is a line at zero."""
+SCRAPES = 4
+
+
+@pytest.fixture
+def binary() -> str:
+    found = prometheus.find()
+    if found is None:
+        message = "no prometheus: install the Debian package of that name, or set PROMETHEUS_BIN"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture
+def queries() -> list[tuple[str, str]]:
+    spec = importlib.util.spec_from_file_location("grafana_generate", ROOT / "config" / "grafana" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    return generate.queries(generate.dashboard(), "1m")
+
+
+@pytest.mark.slow
+async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, start: Any, serve: Any, sdk: Any) -> None:
+    primary, second = await start("primary", latency=0.01), await start("second", latency=0.01)
+    breaker = {"consecutive": 3, "min_requests": 5, "open": "1s", "max_open": "1s", "ramp": "1s"}
+    gateway = await serve(config(primary, second, provider_defaults={"breaker": breaker}))
+    client = sdk(gateway)
+    async with prometheus.running(f"127.0.0.1:{gateway.admin_port}", binary=binary) as server:
+        await server.until('up{job="gateway"} == 1')
+        await scrapes(server)
+        async with App(client, {"primary": primary.voice, "second": second.voice}, workers=4) as app:
+            await app.more(40, of="primary")
+            primary.faults.set(Status(502))
+            await gateway.until_metric("gateway_breaker_transitions_total", lambda value: value > 0, to="open")
+            await app.more(20, of="second")
+            primary.faults.set(Cut(after_bytes=200, how="close"))
+            await gateway.until_metric("gateway_streams_broken_total", lambda value: value > 0)
+            primary.faults.clear()
+            await app.more(40, of="primary")
+        assert app.surprises == []
+        for _ in range(3):
+            with pytest.raises(openai.BadRequestError):
+                await client.post("/chat/completions", cast_to=object, body={"model": "gpt-4o"})
+        gateway.process.signal(signal.SIGHUP)
+        await gateway.process.err.saying("reloaded")
+        stream = await sdk(gateway).chat.completions.create(**ask(stream=True))
+        await stream.close()
+        await scrapes(server)
+        empty, zero = [], []
+        for title, expr in queries:
+            values = [float(sample["value"][1]) for sample in await server.query(expr)]
+            if not [value for value in values if not math.isnan(value)]:
+                empty.append((title, expr))
+            elif title not in QUIET_AT_ZERO and not any(values):
+                zero.append(title)
+        assert empty == []
+        assert len(queries) > 30
+        # Data means more than a series: what happened today is to be seen.
+        happened = {
+            "Requests by outcome",
+            "Saved requests by means",
+            "Failed attempts by provider and verdict",
+            "Broken answers",
+            "Breaker transitions",
+            "Tokens",
+            "Configuration reloads",
+        }
+        assert happened & set(zero) == set()
+        requests = await gateway.metric("gateway_requests_total")
+        assert await value(server, "sum(gateway_requests_total)") == requests
+        rate = await value(server, "sum(increase(gateway_requests_total[1m]))")
+        assert requests * 0.5 < rate < requests * 2
+
+
+async def scrapes(server: prometheus.Prometheus, count: int = SCRAPES) -> None:
+    """Wait until Prometheus has looked so many more times: `rate` wants two samples on each side of what happened."""
+    asked = 'sum(count_over_time(up{job="gateway"}[5m]))'
+    until = await value(server, asked) + count
+    async with asyncio.timeout(PATIENCE_S):
+        await server.until(f"{asked} >= {until}", PATIENCE_S)
+
+
+async def value(server: prometheus.Prometheus, expr: str) -> float:
+    (sample,) = await server.query(expr)
+    return float(sample["value"][1])

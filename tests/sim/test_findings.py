@@ -1,0 +1,57 @@
+"""What the storms have found: each finding as the smallest run that shows it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from gateway.config.snapshot import Client as KnownClient
+from gateway.core.plan import Policy
+from tests.sim import mischief
+from tests.sim.client import Errand
+from tests.sim.invariants import breaches, delays_kept, law_11
+from tests.sim.provider import SimulatedProvider, Spell
+from tests.sim.world import World
+
+AUTHORIZED = ((b"Authorization", b"Bearer app-key"), (b"Content-Type", b"application/json"))
+APP = KnownClient("app", hashlib.sha256(b"app-key").digest())
+
+
+def test_a_provider_without_a_key_is_left_alone_when_it_asks_for_it():
+    """Without a credential there was nowhere to note a rate limit, and the four attempts followed each other at once."""
+    local = SimulatedProvider("local", weather=[Spell(0.0, 9.0, {"rate": 1.0})])
+    world = World(1, [local], [("all", ("m",), [("local", None)])], clients=(APP,))
+    asks = [
+        Errand(f"c{at}", float(at), b"/v1/chat/completions", b'{"model":"m","messages":[]}', lines=AUTHORIZED) for at in range(20)
+    ]
+    world.run(asks)
+    assert not list(delays_kept(world))
+    assert any(visit.asked_delay_s for visit in world.visits)
+
+
+def test_a_clients_own_rate_limit_is_not_waited_for_at_the_expense_of_others():
+    """A key at its limit drained the provider's retry budget, and the others' retries were refused."""
+    with_, without = mischief.run(0, beside_a_bad_one=True), mischief.run(0, beside_a_bad_one=False)
+    assert sum(visit.trouble == "rate_soon" for visit in with_.visits) > 50
+    assert not list(law_11(with_, without))
+
+
+def test_two_keys_at_their_limit_are_not_asked_in_turns():
+    """The key before last counted as another key, so that a client's own retry was repeated, and any request for nothing."""
+    alpha = SimulatedProvider("alpha", keys=["one", "two"], weather=[Spell(0.0, 9.0, {"rate_soon": 1.0})])
+    world = World(1, [alpha], [("all", ("m",), [("alpha", None)])])
+    lines = (*AUTHORIZED, (b"x-stainless-retry-count", b"1"))
+    world.run([Errand("c", 0.0, b"/v1/chat/completions", b'{"model":"m","messages":[]}', lines=lines, already_retried=True)])
+    assert [visit.key for visit in world.visits] == ["one", "two"]
+    assert not breaches(world)
+
+
+def test_a_done_without_its_blank_line_ends_any_stream():
+    """Where `[DONE]` means nothing, as in image streams, the exchange hung until its stall and then denied a whole answer."""
+    body = b'{"model":"m","prompt":"hi","stream":true}'
+    images = SimulatedProvider("images", keys=["k"], weather=[Spell(0.0, 9.0, {"bare_done": 1.0})])
+    world = World(1, [images], [("all", ("m",), [("images", None)])], policy=Policy(deadline_s=30.0))
+    client = world.run([Errand("c", 0.0, b"/v1/images/generations", body, lines=AUTHORIZED, stream=True)]).clients["c"]
+    assert not breaches(world)
+    assert client.endings == ["ended"]
+    assert client.done_at - client.began_at < 10.0
+    assert b'"error"' not in client.body
