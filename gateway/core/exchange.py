@@ -185,17 +185,15 @@ class Exchange:
 
     def drain(self, now: float) -> Actions:
         """The gateway is closing and will wait no longer."""
-        if self.done:
-            return NOTHING
-        live = self._live
-        actions = self._cancel_live(now)
-        if self._committed:
-            self.record.stream_broken = live is not None and live.streaming
-            self._over(now, Ending.FAILED, Reason.DRAINING)
-            return (*actions, Break(Reason.DRAINING.value, "The gateway is shutting down."))
-        self._over(now, Ending.REFUSED, Reason.DRAINING)
         advice = Advice(retry=True, delay_s=self._chance.uniform(1.0, 3.0))
-        return (*actions, Refuse(503, Reason.DRAINING, "The gateway is shutting down; another instance will answer.", advice))
+        refusal = Refuse(503, Reason.DRAINING, "The gateway is shutting down; another instance will answer.", advice)
+        return self._abandon(now, Ending.REFUSED, refusal)
+
+    def crash(self, now: float) -> Actions:
+        """Something of ours failed: the client must not wait for it, and no provider is to blame."""
+        return self._abandon(
+            now, Ending.FAILED, Refuse(500, Reason.INTERNAL, "The gateway failed to handle this request.", Advice())
+        )
 
     def timer(self, now: float) -> Actions:
         """`wake_at` has come, or may have: the driver's timer is coarse."""
@@ -204,13 +202,13 @@ class Exchange:
         if not self._committed and now >= self._ask.deadline_at:
             # The client's patience is nobody's failure (law 11); whoever is still asked is let go.
             return (*self._cancel_live(now), *self._give_up(now, Stuck(Reason.DEADLINE)))
-        attempt, due = self._live, self._due
-        if attempt is not None and attempt.sent_at and now >= self._overdue_at(attempt):
+        attempt = self._live
+        if attempt is not None:
             return self._cut_short(now, attempt)
-        if due is not None and now >= due.at:
-            self._due = None
-            return self._send(now, due.place, due.kind) if self._placement.ready(due, now) else self._next(now)
-        return NOTHING
+        due, self._due = self._due, None
+        if due is not None and self._placement.ready(due, now):
+            return self._send(now, due.place, due.kind)
+        return self._next(now)
 
     # -- the next attempt -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +247,8 @@ class Exchange:
             return
         if verdict.fault is Fault.RATE_LIMITED and (verdict.retry_same or verdict.delay is not None):
             credential.park(now, attempt.model, verdict.delay)
-        elif FAULTS[_fault(verdict)].scope is Scope.CREDENTIAL and verdict.fault is not Fault.RATE_LIMITED:
+        elif verdict.fault in (Fault.CREDENTIAL, Fault.BILLING) and self._ask.family in INFERENCE:
+            # Elsewhere a refusal may only mean that this key has no rights there; models may still be served with it.
             credential.bench(now)
 
     def _final(self, attempt: Attempt, fault: Fault) -> Reason | None:
@@ -376,6 +375,19 @@ class Exchange:
                 return Scope.NOBODY
             self._counted.add(bearer)
         return scope
+
+    def _abandon(self, now: float, ending: Ending, refusal: Refuse) -> Actions:
+        """End at once, whatever is under way."""
+        if self.done:
+            return NOTHING
+        live = self._live
+        actions = self._cancel_live(now)
+        if not self._committed:
+            self._over(now, ending, refusal.reason)
+            return (*actions, refusal)
+        self.record.stream_broken = live is not None and live.streaming
+        self._over(now, Ending.FAILED, refusal.reason)
+        return (*actions, Break(refusal.reason.value, refusal.message))
 
     def _cancel_live(self, now: float) -> Actions:
         attempt = self._live

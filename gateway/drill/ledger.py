@@ -195,6 +195,7 @@ class Ledger:
         self.most_inflight = max(self.most_inflight, self.inflight)
         entry = Entry(self.received, f"req_{self._name}_{self.received:06d}", self._clock())
         self._entries.append(entry)
+        self.changed()
         return entry
 
     def finish(self, entry: Entry, end: End) -> None:

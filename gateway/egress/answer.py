@@ -57,6 +57,10 @@ class Reports(Protocol):
 
     def upload_unblocked(self) -> None: ...
 
+    def crashed(self) -> None:
+        """Called while handling an exception that nobody foresaw."""
+        ...
+
 
 class Answer:
     """The receiver of one attempt."""
@@ -127,60 +131,33 @@ class Answer:
         self._driver.sending(self)
 
     def head(self, head: ResponseHead) -> None:
-        self.response = head
-        status = head.status
-        streaming = False
-        inference = self._family in INFERENCE
-        content_type = head.value(b"content-type").lower() if inference else b""
-        if not 200 <= status < (300 if inference else 400) or content_type.startswith(b"text/html"):
-            self._collecting = True
-        elif content_type.startswith(b"text/event-stream"):
-            streaming = True
-            self._take = self._flow_from_here
-            if head.value(b"content-encoding").lower() in (b"", b"identity"):
-                self.reader = self.dialect.stream(self._family)
-                self._splitter = EventSplitter()
-                self._take = self._sniff
-        elif b"json" in content_type:
-            self._holding = True
-            self._take = self._hold
-        else:
-            self._take = self._flow_from_here
-        self._driver.head(self, status, streaming=streaming)
+        try:
+            self._read_head(head)
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._driver.crashed()
 
     def data(self, chunk: bytes) -> None:
         attempt = self.attempt
         attempt.heard_at = self._clock()
         attempt.bytes_in += len(chunk)
-        self._take(chunk)
+        try:
+            self._take(chunk)
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._driver.crashed()
 
     def ended(self) -> None:
         self.call = None
-        if self._over:
-            self._stop_lingering()
-        elif self.reader is not None:
-            self._end_of_events(self.reader)
-        elif self._collecting:
-            self._judge(complete=True)
-        elif self._holding:
-            self._whole()
-        else:
-            self.whole = not self.committed
-            self._finish()
+        try:
+            self._end_of_answer()
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._driver.crashed()
 
     def failed(self, fault: IOFault, detail: str, *, sent: bool) -> None:
         self.call = None
-        if self._over:
-            self._stop_lingering()
-        elif self._collecting:
-            # The head of an error says enough; its broken-off body is not shown.
-            self._judge(complete=False)
-        elif self.reader is not None and self.reader.ended:
-            self._finish()
-        elif self.response is not None:
-            self._fail(_broken_off(fault, detail))
-        else:
-            self._fail(self._classify(Outcome(io=fault, sent=sent, detail=detail)))
+        try:
+            self._cut_off(fault, detail, sent=sent)
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._driver.crashed()
 
     def blocked(self) -> None:
         self._driver.upload_blocked()
@@ -209,6 +186,56 @@ class Answer:
         self._end()
         self._stop_lingering()
         self._close()
+
+    # -- events ---------------------------------------------------------------------------------------------------------------
+
+    def _read_head(self, head: ResponseHead) -> None:
+        self.response = head
+        status = head.status
+        streaming = False
+        inference = self._family in INFERENCE
+        content_type = head.value(b"content-type").lower() if inference else b""
+        if not 200 <= status < (300 if inference else 400) or content_type.startswith(b"text/html"):
+            self._collecting = True
+        elif content_type.startswith(b"text/event-stream"):
+            streaming = True
+            self._take = self._flow_from_here
+            if head.value(b"content-encoding").lower() in (b"", b"identity"):
+                self.reader = self.dialect.stream(self._family)
+                self._splitter = EventSplitter()
+                self._take = self._sniff
+        elif b"json" in content_type:
+            self._holding = True
+            self._take = self._hold
+        else:
+            self._take = self._flow_from_here
+        self._driver.head(self, status, streaming=streaming)
+
+    def _end_of_answer(self) -> None:
+        if self._over:
+            self._stop_lingering()
+        elif self.reader is not None:
+            self._end_of_events(self.reader)
+        elif self._collecting:
+            self._judge(complete=True)
+        elif self._holding:
+            self._whole()
+        else:
+            self.whole = not self.committed
+            self._finish()
+
+    def _cut_off(self, fault: IOFault, detail: str, *, sent: bool) -> None:
+        if self._over:
+            self._stop_lingering()
+        elif self._collecting:
+            # The head of an error says enough; its broken-off body is not shown.
+            self._judge(complete=False)
+        elif self.reader is not None and self.reader.ended:
+            self._finish()
+        elif self.response is not None:
+            self._fail(_broken_off(fault, detail))
+        else:
+            self._fail(self._classify(Outcome(io=fault, sent=sent, detail=detail)))
 
     # -- modes ----------------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ nothing. All of it runs in callbacks of the event loop: no task and no queue per
 
 from __future__ import annotations
 
+import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ from gateway.egress.body import RequestBody
 from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, upstream_head
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
+
+log = logging.getLogger("gateway.egress")
 
 
 class Request:
@@ -124,7 +127,7 @@ class Driver:
         """The client has caught up. The pause was not the provider's silence."""
         self._client_blocked = False
         if self._answer is not None:
-            self._answer.attempt.heard_at = self._surroundings.clock()
+            self._still_heard(self._answer.attempt, self._surroundings.clock())
             if self._answer.call is not None:
                 self._answer.call.resume()
 
@@ -135,6 +138,16 @@ class Driver:
     def drain(self) -> None:
         """The gateway will wait no longer."""
         self._perform(self._exchange.drain(self._surroundings.clock()))
+
+    def crashed(self) -> None:
+        """Something of ours failed; called while handling it. Nobody may wait for ever because of it."""
+        log.exception("an exchange failed")  # noqa: LOG004 - see above
+        try:
+            self._perform(self._exchange.crash(self._surroundings.clock()))
+        except Exception:
+            log.exception("an exchange could not be ended in good order")
+            self._sink.abort()
+            self._end()
 
     # -- from the attempt (`answer.Reports`) ----------------------------------------------------------------------------------
 
@@ -371,9 +384,17 @@ class Driver:
         self._timer = None
         now = self._surroundings.clock()
         if self._client_blocked and self._answer is not None:
-            # We stopped reading, so silence is ours.
-            self._answer.attempt.heard_at = now
-        self._perform(self._exchange.timer(now))
+            self._still_heard(self._answer.attempt, now)
+        try:
+            self._perform(self._exchange.timer(now))
+        except Exception:  # noqa: BLE001 - logged and answered
+            self.crashed()
+
+    @staticmethod
+    def _still_heard(attempt: Attempt, now: float) -> None:
+        """We had stopped reading, so the silence was ours; before the first byte there is none to speak of."""
+        if attempt.heard_at:
+            attempt.heard_at = now
 
     def _report(self) -> None:
         ended, self._exchange.ended_attempts = self._exchange.ended_attempts, []

@@ -46,7 +46,8 @@ SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 MARGIN_SHARE, MARGIN_S = 0.05, 1.0
 """We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
-LONGEST_MODEL = 128
+LONGEST_MODEL = 256
+LONGEST_ID = 128
 
 _DURATION = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
@@ -112,7 +113,7 @@ class Admission:
 
     def _request_id(self, fields: Mapping[bytes, bytes]) -> str:
         inbound = fields.get(b"x-request-id")
-        if inbound is not None and 0 < len(inbound) <= LONGEST_MODEL and inbound.isascii():
+        if inbound is not None and 0 < len(inbound) <= LONGEST_ID and inbound.isascii():
             text = inbound.decode("ascii")
             if text.isprintable() and " " not in text:
                 return text
@@ -251,18 +252,28 @@ class Intake:
             facts = read_json_prefix(body) or BodyFacts(valid=False)
         if facts.error and (self._inbound.family in INFERENCE or facts.valid):
             raise Refused(400, Reason.BAD_REQUEST, facts.error)
+        inbound = self._inbound
+        if not whole and inbound.family in INFERENCE and facts.model is None and inbound.model is None and inbound.provider is None:
+            # Whom it is meant for stands further behind, and a guess could send it to another company.
+            replay_bytes = self._snapshot.server.replay_bytes
+            if self._body.size > replay_bytes:
+                raise Refused(413, Reason.BODY_TOO_LARGE, f"A body of more than {replay_bytes} bytes must name its model first.")
+            raise Refused(503, Reason.BODY_TOO_LARGE, "The gateway's memory for request bodies is used up.")
         return facts if facts.valid else None
 
     def _start(self, facts: BodyFacts | None) -> None:
         record, inbound, admission = self.record, self._inbound, self._admission
         model = inbound.model if inbound.model is not None or facts is None else facts.model
+        if model is not None:
+            # Before routing, which keeps state by the model's name.
+            if len(model) > LONGEST_MODEL:
+                raise Refused(400, Reason.BAD_REQUEST, f"The model's name is longer than {LONGEST_MODEL} characters.")
+            if not admission.allowed(record.client, model):
+                raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {model}.")
+            record.model = model
+            record.model_label = self._router.label(model)
         choice = self._choose(model)
         record.route = choice.route
-        if model is not None:
-            record.model = model[:LONGEST_MODEL]
-            record.model_label = self._router.label(model)
-            if not admission.allowed(record.client, model):
-                raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {record.model}.")
         places, foreign_key = self._candidates(choice.places, pinned=facts is not None and facts.pins)
         record.stream = facts is not None and facts.stream
         stated, read_timeout = self._fields.get(b"x-gateway-timeout"), self._fields.get(b"x-stainless-read-timeout")
@@ -295,7 +306,7 @@ class Intake:
         if choice is not None:
             return choice
         if model is not None:
-            raise Refused(404, Reason.NO_ROUTE, f"No route takes the model {model[:LONGEST_MODEL]!r} at {inbound.api}.")
+            raise Refused(404, Reason.NO_ROUTE, f"No route takes the model {model!r} at {inbound.api}.")
         home = self._home()
         choice = router.direct(home, inbound.family, None, route="home") if home is not None else None
         if choice is None:

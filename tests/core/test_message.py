@@ -48,6 +48,29 @@ def test_a_request_has_a_body_only_where_its_framing_says_so(framing, may_have_b
     assert RequestHead(b"POST", b"/v1/chat/completions", [], **framing).has_body is may_have_body
 
 
+def test_of_several_fields_of_a_request_the_last_is_found_and_its_length_is_not_among_them():
+    head = RequestHead(b"GET", b"/", triples((b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Length", b"0")))
+    assert head.fields == {b"x-a": b"2"}
+    assert head.fields is head.fields
+
+
+def test_a_request_that_differs_in_its_length_only_shares_what_was_read_of_the_rest():
+    head = RequestHead(b"POST", b"/v1/x", triples((b"X-A", b"1")), version=b"1.0", content_length=5, keep_alive=False)
+    again = head.again(7)
+    assert (head.content_length, again.content_length, again.fields) == (5, 7, {b"x-a": b"1"})
+    same = ("method", "target", "headers", "version", "chunked", "expect_continue", "keep_alive", "forwarded")
+    assert [getattr(again, name) for name in same] == [getattr(head, name) for name in same]
+
+
+def test_a_response_head_made_of_lines_says_the_same_as_one_made_of_headers():
+    headers = triples((b"Content-Type", b"text/plain"), (b"X-A", b"1:2"), (b"x-a", b""))
+    made = ResponseHead(200, headers, phrase=b"OK")
+    read = ResponseHead.from_lines(200, made.names, [b"Content-Type:text/plain", b"X-A:  1:2 ", b"x-a:"], b"OK")
+    assert read.headers == made.headers == headers
+    for head in (made, read):
+        assert [head.value(name) for name in (b"content-type", b"x-a", b"age")] == [b"text/plain", b"1:2", b""]
+
+
 def test_a_response_head_without_framing_ends_with_its_connection():
     head = ResponseHead(200, [], phrase=b"OK")
     assert (head.status, head.phrase, head.content_length, head.chunked) == (200, b"OK", None, False)

@@ -267,6 +267,26 @@ async def test_when_the_memory_for_bodies_is_used_up_the_next_streams_through_wi
         assert log[0].body == second
 
 
+@both_loops
+async def test_a_body_that_names_its_model_too_late_is_not_sent_to_just_anybody():
+    # A route for requests without a model would take it, and might be another company's.
+    log: list[Seen] = []
+    body = b'{"messages": "' + b"x" * 3_000_000 + b'", "model": "gpt-4o"}'
+    form = FORM.replace(b"batch", b"x" * 300_000)
+    async with plane(serving(answer(), log=log), server="  " + SMALL) as stage:
+        for request in (chat(body), post(b"/v1/audio/transcriptions", form, FORM_TYPE)):
+            response = await stage.ask(request)
+            assert (response.status, error_of(response)["code"]) == (413, "body_too_large")
+        assert not log
+        # Where the address says it all, the body need not.
+        assert (await stage.ask(post(b"/providers/one/v1/chat/completions", body))).status == 200
+        assert (await stage.ask(post(b"/openai/deployments/gpt-4o/chat/completions", body))).status == 200
+    server = "  limits: {replay_bytes: 4MiB, replay_total: 300KiB}"
+    async with plane(serving(answer(), log=log), server=server) as stage:
+        response = await stage.ask(chat(body))
+    assert (response.status, error_of(response)["code"]) == (503, "body_too_large")
+
+
 FORM = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
 FORM_TYPE = b"Content-Type: multipart/form-data; boundary=b"
 REFUSALS = {
