@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Control(Protocol):
@@ -23,6 +23,10 @@ class Control(Protocol):
 
         Raises ConfigError, and then nothing has changed.
         """
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return the configuration in force and the live state behind it, ready for JSON."""
         ...
 
     def metrics(self) -> tuple[bytes, str]:

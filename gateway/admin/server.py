@@ -1,4 +1,4 @@
-"""The admin port: metrics, health, reload. On aiohttp, because nothing here is hot.
+"""The admin port: metrics, status, health, reload. On aiohttp, because nothing here is hot.
 
 `/healthz` and `/readyz` answer without a token, since probes carry none and they tell nothing; everything else asks for it where
 one is configured, which off loopback is always.
@@ -27,6 +27,7 @@ class AdminServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/status.json", self._status)
         app.router.add_post("/admin/reload", self._reload)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         self.port = 0
@@ -63,6 +64,9 @@ class AdminServer:
     async def _metrics(self, _request: web.Request) -> web.Response:
         body, content_type = self._control.metrics()
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return _json(self._control.status())
 
     async def _reload(self, _request: web.Request) -> web.Response:
         try:

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gateway.admin.server import AdminServer
 from gateway.config.addresses import Listen
@@ -24,6 +25,7 @@ from gateway.egress.body import ReplayMemory
 from gateway.egress.pool import Pool
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import ConfigError
+from gateway.fleet.status import status
 from gateway.ingress.admission import Admission
 from gateway.ingress.http1 import Server
 from gateway.observe.access import AccessLog
@@ -110,6 +112,17 @@ class Gateway:
             if (old.host, old.port) != (new.host, new.port):
                 notes.append(f"{what}.listen changed: that takes effect on the next start")
         return notes
+
+    def status(self) -> dict[str, Any]:
+        """See `admin.Control`."""
+        return status(
+            self._snapshot,
+            self._registry,
+            self._pool.stats(),
+            state=self.state,
+            inflight=len(self._admission.active),
+            now=time.monotonic(),
+        )
 
     def metrics(self) -> tuple[bytes, str]:
         """See `admin.Control`."""

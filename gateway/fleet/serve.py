@@ -7,6 +7,7 @@ to wait for. A second SIGINT or SIGTERM exits at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -44,6 +45,9 @@ async def _serve(load: Callable[[], Snapshot]) -> int:
         log.error("cannot listen: %s", error.strerror or error)  # noqa: TRY400 - the sentence says it all
         await gateway.stop()
         return EXIT_UNUSABLE
+    # What start-up made stays for good; collections need not walk it again and again.
+    gc.collect()
+    gc.freeze()
     for line in describe(gateway.snapshot):
         log.info("%s", line)
     log.info("ready: OPENAI_BASE_URL=http://%s:%d/v1", _shown(gateway.host), gateway.port)

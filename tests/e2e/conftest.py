@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,12 +17,6 @@ Start = Callable[..., Awaitable[SimulatedProvider]]
 Serve = Callable[..., Awaitable[Gateway]]
 SDK = Callable[..., openai.AsyncOpenAI]
 SyncSDK = Callable[..., openai.OpenAI]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_loop_outside_tests() -> None:
-    """pytest-asyncio asks for the thread's loop before its first test, and on Python 3.11 that makes one which nobody closes."""
-    asyncio.set_event_loop(None)
 
 
 @pytest.fixture

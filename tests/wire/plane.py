@@ -139,6 +139,7 @@ class Plane:
         self.admission.surroundings.observer = self.watch
         # The gateway's clock is the loop's, so that a test can push both.
         self.admission.surroundings.clock = asyncio.get_running_loop().time
+        self.admission.surroundings.alarms._clock = asyncio.get_running_loop().time
         self.clients: list[raw.Client] = []
 
     async def connect(self, *, receive_buffer: int | None = None) -> raw.Client:

@@ -98,7 +98,7 @@ async def test_a_client_that_leaves_ends_the_providers_work_at_once(moment, how)
 
 @both_loops
 @pytest.mark.parametrize("how", ["fin", "half", "rst"])
-@pytest.mark.parametrize("sent", [chat()[:-3], chat()[:90], post(CHAT, b"10\r\n{", b"Transfer-Encoding: chunked", length=False)])
+@pytest.mark.parametrize("sent", [chat()[:-3], chat().removesuffix(BODY), post(CHAT, b"10\r\n{", b"Transfer-Encoding: chunked", length=False)])
 async def test_a_client_that_leaves_before_its_body_is_in_reaches_no_provider(sent, how):
     provider = Stage()
     async with plane(provider) as stage:
