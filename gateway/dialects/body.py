@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.leap import top_level_keys
+
 Span = tuple[int, int]
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -41,6 +43,13 @@ _PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content
 """Keys whose values are ids, or ciphertext, of one account."""
 _PINNING = frozenset({"previous_response_id", "conversation", "background", "store", "input", "tools", "tool_resources"})
 """Keys of a request under which such references stand, besides `messages`."""
+_DOUBTFUL = frozenset(
+    key.encode() for key in (*_PINS, "item_reference", "previous_response_id", "conversation", "background", "store")
+)
+"""Strings in a large body that make parsing it worth while."""
+_LARGE_BYTES = 64 * 1024
+_STRING_VALUE = re.compile(rb'[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+_TRUE_VALUE = re.compile(rb"[ \t\n\r]*+true\b")
 _DEPTH = 12
 _CONTAINERS = (dict, list)
 
@@ -48,7 +57,7 @@ _CONTAINERS = (dict, list)
 class BodyFacts:
     """What a request's body says."""
 
-    __slots__ = ("error", "include_usage", "model", "model_span", "pins", "stream", "valid")
+    __slots__ = ("error", "model", "model_span", "pins", "stream", "valid")
 
     def __init__(
         self,
@@ -58,7 +67,6 @@ class BodyFacts:
         valid: bool = True,
         error: str = "",
         model_span: Span | None = None,
-        include_usage: bool = False,
         pins: bool = False,
     ) -> None:
         self.model = model
@@ -70,8 +78,6 @@ class BodyFacts:
         """A sentence for the caller. With `valid`, the body is ambiguous and must not be sent anywhere."""
         self.model_span = model_span
         """Where the model's value stands: a JSON string with its quotes, or a form field's raw value."""
-        self.include_usage = include_usage
-        """The client asked for the usage event of a chat stream."""
         self.pins = pins
         """The body refers to objects of one account, or creates one: no other account can serve it or its successors."""
 
@@ -82,6 +88,10 @@ def read_json(body: bytes) -> BodyFacts:
     Not `valid`: anything but an object whose `model`, if it has one, is a string. Valid with an `error`: two keys at the top level
     that readers could take for the same.
     """
+    if len(body) > _LARGE_BYTES:
+        facts = _read_in_leaps(body)
+        if facts is not None:
+            return facts
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as problem:
@@ -108,14 +118,42 @@ def read_json(body: bytes) -> BodyFacts:
         # The only spelling of the key in the body must be the one that was parsed.
         value = _MODEL_VALUE.match(body, body.find(_MODEL_KEY))
         span = value.span(1) if value else None
-    options = document.get("stream_options")
     return BodyFacts(
         model=model,
         stream=document.get("stream") is True,
         model_span=span,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         pins=_pins(document),
     )
+
+
+def _read_in_leaps(body: bytes) -> BodyFacts | None:
+    """Read a large body that is plain enough not to be parsed; a provider would refuse one that is no JSON between its keys."""
+    entries = top_level_keys(body, _DOUBTFUL)
+    if entries is None:
+        return None
+    model: str | None = None
+    span: Span | None = None
+    stream = False
+    seen = set()
+    for key, behind in entries:
+        if key == b"model":
+            value = _STRING_VALUE.match(body, behind)
+            if value is None:
+                return None
+            span = value.span(1)
+            try:
+                model = orjson.loads(value[1])
+            except orjson.JSONDecodeError:
+                return None
+        elif key == b"stream":
+            stream = _TRUE_VALUE.match(body, behind) is not None
+        elif key.lower() in (b"model", b"stream"):
+            return None
+        if key in (b"model", b"stream"):
+            if key in seen:
+                return None
+            seen.add(key)
+    return BodyFacts(model=model, stream=stream, model_span=span)
 
 
 def read_json_prefix(prefix: bytes) -> BodyFacts | None:

@@ -95,8 +95,11 @@ class Driver:
 
     def start(self) -> None:
         """Begin."""
-        self._surroundings.observer.began(self._exchange.record)
-        self._perform(self._exchange.start(self._surroundings.clock()))
+        try:
+            self._surroundings.observer.began(self._exchange.record)
+            self._perform(self._exchange.start(self._surroundings.clock()))
+        except Exception:  # noqa: BLE001 - logged and answered
+            self.crashed()
 
     # -- from the client ------------------------------------------------------------------------------------------------------
 
@@ -133,16 +136,25 @@ class Driver:
 
     def gone(self) -> None:
         """The client left."""
-        self._perform(self._exchange.client_gone(self._surroundings.clock()))
+        try:
+            self._perform(self._exchange.client_gone(self._surroundings.clock()))
+        except Exception:  # noqa: BLE001 - logged; every exchange ends
+            self.crashed()
 
     def drain(self) -> None:
         """The gateway will wait no longer."""
-        self._perform(self._exchange.drain(self._surroundings.clock()))
+        try:
+            self._perform(self._exchange.drain(self._surroundings.clock()))
+        except Exception:  # noqa: BLE001 - logged; every exchange ends
+            self.crashed()
 
     def crashed(self) -> None:
         """Something of ours failed; called while handling it. Nobody may wait for ever because of it."""
         log.exception("an exchange failed")  # noqa: LOG004 - see above
         try:
+            if self._exchange.done:
+                # Decided, and not carried out: an answer that is out already is not touched by this.
+                self._sink.abort()
             self._perform(self._exchange.crash(self._surroundings.clock()))
         except Exception:
             log.exception("an exchange could not be ended in good order")
@@ -415,8 +427,8 @@ class Driver:
         # No cycle is left behind: everything of this exchange is freed here, not by a later collection.
         self._answer = None
         self._answers.clear()
-        self._surroundings.observer.ended(record)
         on_end(self)
+        self._surroundings.observer.ended(record)
 
 
 def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:

@@ -15,6 +15,7 @@ One `Intake` per request; whatever stage refuses, the client gets a JSON error i
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -40,6 +41,8 @@ from gateway.egress.heads import gateway_lines
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
+
+log = logging.getLogger("gateway.ingress")
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 section 9.2.1."""
@@ -179,28 +182,35 @@ class Intake:
                 self._start(None)
         except Refused as refused:
             self._refuse(refused)
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._crashed()
 
     # -- the source -----------------------------------------------------------------------------------------------------------
 
     def data(self, chunk: bytes) -> None:
         if self._over:
             return
-        self._body.feed(chunk)
-        if self._driver is not None:
-            self._driver.body_arrived()
+        try:
+            self._body.feed(chunk)
+            if self._driver is not None:
+                self._driver.body_arrived()
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._crashed()
 
     def end_of_body(self) -> None:
         if self._over:
             return
-        self._body.end()
-        if self._driver is not None:
-            self._driver.body_ended()
-            return
-        chunks = self._body.chunks
         try:
+            self._body.end()
+            if self._driver is not None:
+                self._driver.body_ended()
+                return
+            chunks = self._body.chunks
             self._start(self._read(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
         except Refused as refused:
             self._refuse(refused)
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._crashed()
 
     def blocked(self) -> None:
         if self._driver is not None:
@@ -348,7 +358,7 @@ class Intake:
         if self._over:
             return
         record = self.record
-        self._end(Ending.REFUSED, refused.reason)
+        self._end(Ending.FAILED if refused.reason is Reason.INTERNAL else Ending.REFUSED, refused.reason)
         record.status = refused.status
         body = refusal_body(
             refused.reason.value,
@@ -363,6 +373,14 @@ class Intake:
         self._sink.open(refused.status, b"", lines, length=len(body))
         self._sink.write(body)
         self._sink.end()
+
+    def _crashed(self) -> None:
+        """Something of ours failed; called while handling it. The client hears of it, and nothing of the request stays behind."""
+        if self._driver is not None:
+            self._driver.crashed()
+        else:
+            log.exception("a request could not be taken in")  # noqa: LOG004 - see above
+            self._refuse(Refused(500, Reason.INTERNAL, "The gateway failed to handle this request."))
 
     def _end(self, ending: Ending, reason: Reason) -> None:
         self._over = True

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gateway.dialects.body as body_module
 from gateway.dialects.body import insert_model, read_json, read_json_prefix, replace_model
 
 
@@ -231,14 +232,6 @@ def test_only_true_asks_for_a_stream(value, stream):
     assert read_json(f'{{"stream":{value}}}'.encode()).stream is stream
 
 
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False), ([], False)],
-)
-def test_include_usage(options, wanted):
-    assert read_json(json.dumps({"stream_options": options}).encode()).include_usage is wanted
-
-
 SCHEMA = {"type": "function", "parameters": {"properties": {"file_id": {"type": "string"}}, "required": ["file_id"]}}
 
 
@@ -280,3 +273,49 @@ def test_no_bytes_make_it_raise(body):
     facts = read_json(body)
     assert facts.valid or facts.error
     read_json_prefix(body)
+
+
+LONG = st.text(min_size=1, max_size=40).map(lambda text: text * 7)
+LEAPING = st.recursive(
+    st.none() | st.booleans() | st.integers() | LONG | st.sampled_from(["model", "stream", "file_id", '"', "\\", 'a"b\\']),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | LONG, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KEYS), LEAPING | st.just("gpt-4o")), max_size=6), st.sampled_from([None, 1]), st.booleans()
+)
+def test_reading_in_leaps_says_what_parsing_says_or_nothing(entries, indent, ascii_only):
+    """Whatever the body, duplicates included: the short way may give up, but it may not differ."""
+    body = (
+        "{"
+        + ",".join(f"{json.dumps(key)}:{json.dumps(value, indent=indent, ensure_ascii=ascii_only)}" for key, value in entries)
+        + "}"
+    ).encode()
+    leapt = body_module._read_in_leaps(body)
+    if leapt is not None:
+        parsed = read_json(body)
+        assert not parsed.error
+        assert (leapt.model, leapt.stream, leapt.model_span, leapt.pins) == (
+            parsed.model,
+            parsed.stream,
+            parsed.model_span,
+            parsed.pins,
+        )
+
+
+def test_a_large_plain_body_is_read_in_leaps():
+    """A megabyte in a few strings, with escapes and brackets in them."""
+    text = 'say \\"{[model]}\\" \\\\ ' * 40_000
+    body = json.dumps({"messages": [{"role": "user", "content": text}], "model": "gpt-4o", "stream": True}).encode()
+    facts = body_module._read_in_leaps(body)
+    assert facts is None or (facts.model, facts.stream) == ("gpt-4o", True)
+    plain = json.dumps(
+        {"messages": [{"role": "user", "content": "{[ model ]} " * 80_000}], "model": "gpt-4o", "stream": True}
+    ).encode()
+    facts = body_module._read_in_leaps(plain)
+    assert facts is not None
+    assert (facts.model, facts.stream) == ("gpt-4o", True)
+    assert plain[slice(*facts.model_span)] == b'"gpt-4o"'
+    assert read_json(plain).model_span == facts.model_span

@@ -157,7 +157,7 @@ async def test_what_the_gateway_itself_refuses_is_json_with_a_reason(start: Any,
         {
             "providers": {"primary": account(primary)},
             "routes": [{"name": "gpt", "match": {"models": ["gpt-*"]}, "targets": ["primary"]}],
-            "clients": [{"name": "team", "key": "sk-client", "models": ["gpt-4*"]}],
+            "clients": [{"name": "team", "key": "sk-client", "models": ["gpt-4*", "claude-*"]}],
         }
     )
     cases = [

@@ -373,4 +373,3 @@ def error_of(response: raw.Response) -> dict[str, Any]:
     error: dict[str, Any] = document["error"]
     assert {"message", "type", "code"} <= error.keys()
     return error
-

@@ -84,7 +84,9 @@ async def test_an_answer_of_no_bytes_says_so():
 async def test_chunks_become_chunks_and_a_held_answer_gets_a_length():
     head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n"
     trailed = chunked(b"ab", b"c" * 100_000, b"d")[:-2] + b"X-T: 1\r\n\r\n"
-    async with plane(serving(head % b"application/octet-stream" + trailed, head % b"application/json" + chunked(ANSWER[:7], ANSWER[7:]))) as stage:
+    async with plane(
+        serving(head % b"application/octet-stream" + trailed, head % b"application/json" + chunked(ANSWER[:7], ANSWER[7:]))
+    ) as stage:
         client = await stage.connect()
         client.send(get(b"/v1/files/f/content"))
         flowing = await client.response()
@@ -193,7 +195,12 @@ async def test_a_compressed_error_is_relayed_as_it_is():
     async with plane(serving(answer(body, b"Content-Encoding: gzip", b"X-E: 1", status=b"404 Not Found"))) as stage:
         for request in (get(b"/v1/files/nope", b"Accept-Encoding: gzip"), chat()):
             response = await stage.ask(request)
-            assert (response.status, response.body, response.get(b"content-encoding"), response.get(b"x-e")) == (404, body, b"gzip", b"1")
+            assert (response.status, response.body, response.get(b"content-encoding"), response.get(b"x-e")) == (
+                404,
+                body,
+                b"gzip",
+                b"1",
+            )
 
 
 @moved_time
@@ -204,14 +211,20 @@ async def test_the_callers_own_error_is_relayed_byte_for_byte():
         response = await stage.ask(chat())
         record = await stage.watch.ended_all(1)
     assert (response.status, response.body, response.get(b"x-gateway-attempts")) == (422, body, b"1")
-    assert (response.get(b"x-should-retry"), response.get(b"retry-after"), response.get(b"x-request-id")) == (b"false", b"7", b"req_1")
+    assert (response.get(b"x-should-retry"), response.get(b"retry-after"), response.get(b"x-request-id")) == (
+        b"false",
+        b"7",
+        b"req_1",
+    )
     assert (record.ending, record.reason) == ("caller_error", "caller")
 
 
 @moved_time
 async def test_the_last_failure_is_relayed_verbatim_with_our_advice():
     body = b'{"error": {"message": "boom", "type": "server_error", "code": null}}'
-    async with plane(serving(answer(body, b"Retry-After: 999", b"X-Should-Retry: true", b"X-E: 1", status=b"500 Internal"))) as stage:
+    async with plane(
+        serving(answer(body, b"Retry-After: 999", b"X-Should-Retry: true", b"X-E: 1", status=b"500 Internal"))
+    ) as stage:
         response = await stage.ask(chat())
     assert (response.status, response.body, response.get(b"x-e")) == (500, body, b"1")
     assert response.get(b"x-should-retry") == b"false"

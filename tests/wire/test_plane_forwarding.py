@@ -23,7 +23,14 @@ def boring(request: Seen) -> list[tuple[bytes, bytes]]:
 @both_loops
 async def test_headers_keep_their_case_order_duplicates_and_bytes():
     log: list[Seen] = []
-    headers = [b"Content-Type: application/json", b"X-ODD-case: 1", b"x-twice: a", b"Accept: */*", b"X-Twice: b", b"x-obs: caf\xe9 \xff"]
+    headers = [
+        b"Content-Type: application/json",
+        b"X-ODD-case: 1",
+        b"x-twice: a",
+        b"Accept: */*",
+        b"X-Twice: b",
+        b"x-obs: caf\xe9 \xff",
+    ]
     async with plane(serving(answer(), log=log)) as stage:
         response = await stage.ask(post(CHAT, BODY, *headers))
     assert response.status == 200
@@ -67,7 +74,10 @@ async def test_the_answers_hop_by_hop_headers_end_at_the_gateway_too():
         response = await stage.ask(chat())
     names = [name.lower() for name, _ in response.headers]
     assert not {b"connection", b"x-hop", b"keep-alive", b"trailer", b"proxy-authenticate"} & set(names)
-    assert [pair for pair in response.headers if pair[0].lower() == b"set-cookie"] == [(b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    assert [pair for pair in response.headers if pair[0].lower() == b"set-cookie"] == [
+        (b"Set-Cookie", b"a=1"),
+        (b"set-cookie", b"b=2"),
+    ]
     assert response.get(b"x-request-id") == b"req_up"
 
 
@@ -84,7 +94,9 @@ async def test_gateway_headers_go_neither_upstream_nor_are_they_taken_from_there
 
 
 @moved_time
-@pytest.mark.parametrize("theirs", [b"Authorization: Bearer client", b"x-api-key: client", b"api-key: client", b"X-Goog-Api-Key: client"])
+@pytest.mark.parametrize(
+    "theirs", [b"Authorization: Bearer client", b"x-api-key: client", b"api-key: client", b"X-Goog-Api-Key: client"]
+)
 async def test_with_a_key_of_ours_nothing_of_the_clients_account_goes_upstream(theirs):
     log: list[Seen] = []
     account = (b"OpenAI-Organization: org-client", b"OpenAI-Project: proj", b"Cookie: session=1")
@@ -207,8 +219,17 @@ async def test_a_large_body_arrives_byte_for_byte():
     async with plane(serving(answer(), log=log)) as stage:
         await stage.ask(chat(body))
         await stage.ask(post(b"/v1/files", blob, b"Content-Type: application/octet-stream"))
-        await stage.ask(post(b"/v1/files", chunked(*[blob[i : i + 70_001] for i in range(0, len(blob), 70_001)]), b"Transfer-Encoding: chunked", length=False))
-    assert [hashlib.sha256(each.body).hexdigest() for each in log] == [hashlib.sha256(each).hexdigest() for each in (body, blob, blob)]
+        await stage.ask(
+            post(
+                b"/v1/files",
+                chunked(*[blob[i : i + 70_001] for i in range(0, len(blob), 70_001)]),
+                b"Transfer-Encoding: chunked",
+                length=False,
+            )
+        )
+    assert [hashlib.sha256(each.body).hexdigest() for each in log] == [
+        hashlib.sha256(each).hexdigest() for each in (body, blob, blob)
+    ]
 
 
 ODD = b'{ "messages":[ {"role":"user","content":"\\u0022model\\u0022:\\"x\\" \xc3\xa9"} ],\n\t"model" :  "gpt-4o"  , "n":1.0, "big":1e400 }\r\n'
@@ -232,7 +253,9 @@ async def test_renaming_the_model_changes_nothing_but_the_name(framing):
 async def test_a_failover_renames_the_clients_own_bytes_and_not_the_first_targets():
     log: list[Seen] = []
     down = serving(answer(b"{}", status=b"500 Oops"), log=log)
-    async with plane(down, serving(answer(), log=log), targets="{provider: one, model: first}, {provider: two, model: second}") as stage:
+    async with plane(
+        down, serving(answer(), log=log), targets="{provider: one, model: first}, {provider: two, model: second}"
+    ) as stage:
         response = await stage.ask(chat(ODD))
     assert response.status == 200
     assert [each.body for each in log] == [ODD.replace(b'"gpt-4o"', b'"first"'), ODD.replace(b'"gpt-4o"', b'"second"')]

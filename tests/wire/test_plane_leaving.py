@@ -6,7 +6,24 @@ import pytest
 
 from gateway.core.record import Ending
 from gateway.errors import Reason
-from tests.wire.plane import BODY, CHAT, DONE, ROLE, SSE, STOP, STREAM_BODY, answer, chat, chunked, delta, get, plane, post, settled, whole_request
+from tests.wire.plane import (
+    BODY,
+    CHAT,
+    DONE,
+    ROLE,
+    SSE,
+    STOP,
+    STREAM_BODY,
+    answer,
+    chat,
+    chunked,
+    delta,
+    get,
+    plane,
+    post,
+    settled,
+    whole_request,
+)
 from tests.wire.upstream_script import both_loops, moved_time, skip, turns
 
 HELLO = delta(content="hello")
@@ -98,7 +115,9 @@ async def test_a_client_that_leaves_ends_the_providers_work_at_once(moment, how)
 
 @both_loops
 @pytest.mark.parametrize("how", ["fin", "half", "rst"])
-@pytest.mark.parametrize("sent", [chat()[:-3], chat().removesuffix(BODY), post(CHAT, b"10\r\n{", b"Transfer-Encoding: chunked", length=False)])
+@pytest.mark.parametrize(
+    "sent", [chat()[:-3], chat().removesuffix(BODY), post(CHAT, b"10\r\n{", b"Transfer-Encoding: chunked", length=False)]
+)
 async def test_a_client_that_leaves_before_its_body_is_in_reaches_no_provider(sent, how):
     provider = Stage()
     async with plane(provider) as stage:

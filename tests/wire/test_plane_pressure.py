@@ -256,7 +256,11 @@ async def test_when_the_memory_for_bodies_is_used_up_the_next_streams_through_wi
         go.set()
         assert (await greedy.response()).status == 200
         response = await late.response()
-        assert (response.status, response.get(b"x-gateway-reason"), response.get(b"x-gateway-attempts")) == (500, b"not_retryable", b"1")
+        assert (response.status, response.get(b"x-gateway-reason"), response.get(b"x-gateway-attempts")) == (
+            500,
+            b"not_retryable",
+            b"1",
+        )
         assert not log
         await stage.watch.ended_all(2)
         assert stage.memory == 0
@@ -344,7 +348,9 @@ async def test_an_upload_that_never_left_is_tried_again():
                 origin = type(origin)("http", "127.0.0.1", 1)  # nobody listens there
             return inner(self, origin, *rest, **settings)
 
-        stage.admission.surroundings.upstream = type("Flaky", (), {"call": lambda _, *rest, **settings: flaky(names, *rest, **settings)})()
+        stage.admission.surroundings.upstream = type(
+            "Flaky", (), {"call": lambda _, *rest, **settings: flaky(names, *rest, **settings)}
+        )()
         response = await stage.ask(post(b"/v1/files", FORM, FORM_TYPE))
         record = await stage.watch.ended_all(1)
     assert (response.status, len(record.attempts), record.saved_by) == (200, 2, "retry")

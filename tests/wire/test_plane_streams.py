@@ -335,7 +335,9 @@ async def test_a_responses_stream_ends_with_its_last_event(ending, end):
 
 
 @both_loops
-@pytest.mark.parametrize("dying", [responses(*LIFE), responses(*LIFE, "response.failed"), [*responses(*LIFE), b"event: error\n" + ERROR]])
+@pytest.mark.parametrize(
+    "dying", [responses(*LIFE), responses(*LIFE, "response.failed"), [*responses(*LIFE), b"event: error\n" + ERROR]]
+)
 @pytest.mark.parametrize("end", ["clean", "cut"])
 async def test_a_responses_stream_that_fails_before_content_is_failed_over(dying, end):
     events = responses(*LIFE, TEXT, "response.completed")
@@ -345,7 +347,15 @@ async def test_a_responses_stream_that_fails_before_content_is_failed_over(dying
 
 
 @both_loops
-@pytest.mark.parametrize("tail", [[], responses("response.failed"), [b"event: error\n" + ERROR], [event({"type": "error", "code": "x", "message": "m"}, "error")]])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        [],
+        responses("response.failed"),
+        [b"event: error\n" + ERROR],
+        [event({"type": "error", "code": "x", "message": "m"}, "error")],
+    ],
+)
 @pytest.mark.parametrize("end", ["clean", "cut"])
 async def test_a_responses_stream_that_fails_after_content_ends_in_an_error_that_sdks_raise_on(tail, end):
     head = responses(*LIFE, TEXT)
