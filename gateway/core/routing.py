@@ -15,6 +15,8 @@ from gateway.core.plan import Family, Policy, ProviderPlan, Route, Target
 from gateway.core.registry import Registry
 
 MAX_REMEMBERED = 4096
+LONGEST_REMEMBERED = 256
+"""Longer paths are looked up each time: clients choose them, and thousands of them would fill the memory (law 11)."""
 ANY_MODEL = "*"
 """The metric label of a model that no route lists by name."""
 
@@ -63,9 +65,10 @@ class Router:
             if (paths is None or paths.match(api)) and (route.clients is None or client in route.clients):
                 choice = Choice(route.name, route.policy, self._places(route.targets, family, model))
                 break
-        if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[key] = choice
+        if len(api) <= LONGEST_REMEMBERED:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = choice
         return choice
 
     def direct(self, provider: str, family: Family, model: str | None, *, route: str) -> Choice | None:

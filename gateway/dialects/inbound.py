@@ -65,6 +65,9 @@ _OBJECTS = frozenset(
 )
 """First segments of other trees of account-bound objects: even where a body names a model, it is not what routes the request."""
 
+KEY_PARAMETERS = (b"api-key", b"key")
+"""Where a query may carry a credential: Azure's Realtime addresses, and Google's."""
+
 _CACHED_PATHS = 2048
 _LONGEST_CACHED = 256
 
@@ -128,6 +131,30 @@ def without_parameter(query: bytes, name: bytes) -> bytes:
     if len(kept) == len(fields):
         return query
     return b"?" + b"&".join(kept) if kept else b""
+
+
+def key_in(query: bytes) -> bytes | None:
+    """Return the key that a query carries, as Azure's and Google's addresses allow; None where there is none."""
+    return next((key for name in KEY_PARAMETERS if (key := parameter(query, name))), None) if query else None
+
+
+def without_keys(inbound: Inbound) -> Inbound:
+    """Return the address without any key in its query (law 12)."""
+    query = inbound.query
+    for name in KEY_PARAMETERS:
+        query = without_parameter(query, name)
+    if query is inbound.query:
+        return inbound
+    return Inbound(
+        family=inbound.family,
+        api=inbound.api,
+        path=inbound.path,
+        query=query,
+        model=inbound.model,
+        provider=inbound.provider,
+        shape=inbound.shape,
+        azure=inbound.azure,
+    )
 
 
 def with_parameter(query: bytes, name: bytes, value: str) -> bytes:

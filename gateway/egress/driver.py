@@ -6,7 +6,7 @@ nothing. All of it runs in callbacks of the event loop: no task and no queue per
 
 from __future__ import annotations
 
-import logging
+import sys
 from asyncio import TimerHandle
 from collections.abc import Callable
 
@@ -26,8 +26,6 @@ from gateway.egress.body import RequestBody
 from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, upstream_head
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
-
-log = logging.getLogger("gateway.egress")
 
 
 class Request:
@@ -58,6 +56,7 @@ class Driver:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_answers",
         "_client_blocked",
         "_exchange",
@@ -90,6 +89,8 @@ class Driver:
         """The attempt under way, or the one the client is getting."""
         self._answers: dict[Attempt, Answer] = {}
         """Failed ones that may yet be the client's answer."""
+        self._answered = False
+        """The client has all it will get."""
         self._client_blocked = False
         self._timer: TimerHandle | None = None
 
@@ -136,6 +137,7 @@ class Driver:
 
     def gone(self) -> None:
         """The client left."""
+        self._answered = True
         try:
             self._perform(self._exchange.client_gone(self._surroundings.clock()))
         except Exception:  # noqa: BLE001 - logged; every exchange ends
@@ -150,16 +152,20 @@ class Driver:
 
     def crashed(self) -> None:
         """Something of ours failed; called while handling it. Nobody may wait for ever because of it."""
-        log.exception("an exchange failed")  # noqa: LOG004 - see above
+        self._complain("an exchange failed")
         try:
-            if self._exchange.done:
-                # Decided, and not carried out: an answer that is out already is not touched by this.
+            if self._exchange.done and not self._answered:
+                # What was decided was not carried out.
                 self._sink.abort()
             self._perform(self._exchange.crash(self._surroundings.clock()))
-        except Exception:
-            log.exception("an exchange could not be ended in good order")
+        except Exception:  # noqa: BLE001 - logged, and the end of it
+            self._complain("an exchange could not be ended in good order")
             self._sink.abort()
             self._end()
+
+    def _complain(self, what: str) -> None:
+        """Tell the loop's handler of the exception being handled: it logs, and no test can miss it."""
+        self._surroundings.loop.call_exception_handler({"message": what, "exception": sys.exception()})
 
     # -- from the attempt (`answer.Reports`) ----------------------------------------------------------------------------------
 
@@ -332,6 +338,7 @@ class Driver:
         self._write_head(status, phrase, lines, length, record.ended_at)
         if body:
             self.flow(body)
+        self._answered = True
         self._sink.end()
 
     def _refuse(self, refuse: Refuse) -> None:
@@ -347,19 +354,23 @@ class Driver:
         lines = [b"Content-Type: application/json\r\n", *advice_lines(refuse.advice)]
         self._write_head(refuse.status, b"", lines, len(body), record.ended_at)
         self.flow(body)
+        self._answered = True
         self._sink.end()
 
     def _break(self, action: Break) -> None:
         answer = self._answer
         if answer is not None and answer.reader is not None and not answer.mid_event():
             self.flow(answer.reader.error_event(action.code, action.message))
+            self._answered = True
             self._sink.end()
         else:
+            self._answered = True
             self._sink.abort()
 
     def _finish(self) -> None:
         record = self._exchange.record
         if record.winner is not None and record.winner.verdict == "ok":
+            self._answered = True
             self._sink.end()
 
     def _write_head(self, status: int, phrase: bytes, lines: list[bytes], length: int | None, at: float) -> None:

@@ -15,8 +15,8 @@ One `Intake` per request; whatever stage refuses, the client gets a JSON error i
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -26,7 +26,7 @@ from gateway.core.attempt import Ask, Place
 from gateway.core.exchange import Exchange
 from gateway.core.message import RequestHead
 from gateway.core.placement import Chance
-from gateway.core.plan import INFERENCE, Policy
+from gateway.core.plan import INFERENCE, Family, Policy
 from gateway.core.record import Ending, ExchangeRecord
 from gateway.core.registry import Registry
 from gateway.core.routing import Choice, Router
@@ -34,15 +34,13 @@ from gateway.dialects.base import Inbound
 from gateway.dialects.body import BodyFacts, read_json, read_json_prefix
 from gateway.dialects.errors import refusal_body
 from gateway.dialects.forms import read_multipart
-from gateway.dialects.inbound import body_model_kind, read_target
+from gateway.dialects.inbound import body_model_kind, key_in, read_target, without_keys
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver, Request
 from gateway.egress.heads import gateway_lines
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
-
-log = logging.getLogger("gateway.ingress")
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 section 9.2.1."""
@@ -51,6 +49,8 @@ MARGIN_SHARE, MARGIN_S = 0.05, 1.0
 """We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
 LONGEST_MODEL = 256
 LONGEST_ID = 128
+LONGEST_TIMEOUT = 32
+"""What a client sends beyond this as its SDK's timeout is none, and is not remembered."""
 
 _DURATION = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
@@ -102,11 +102,11 @@ class Admission:
             raise Refused(401, Reason.UNKNOWN_CLIENT, "The gateway does not accept these credentials.")
         return client.name
 
-    def allowed(self, name: str, model: str) -> bool:
-        """Whether this client may name this model."""
+    def allowed(self, name: str, model: str | None) -> bool:
+        """Whether this client may name this model; None: one that cannot be read."""
         for client in self._clients.values() if self._clients is not None else ():
             if client.name == name:
-                return client.models is None or any(fnmatchcase(model, glob) for glob in client.models)
+                return client.models is None or (model is not None and any(fnmatchcase(model, glob) for glob in client.models))
         return True
 
     def drain(self) -> None:
@@ -282,11 +282,18 @@ class Intake:
                 raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {model}.")
             record.model = model
             record.model_label = self._router.label(model)
+        elif self._unreadable(facts) and not admission.allowed(record.client, None):
+            message = f"The client {record.client} may use some models only, and which one this is for cannot be read."
+            raise Refused(403, Reason.MODEL_NOT_ALLOWED, message)
         choice = self._choose(model)
         record.route = choice.route
         places, foreign_key = self._candidates(choice.places, pinned=facts is not None and facts.pins)
         record.stream = facts is not None and facts.stream
+        if foreign_key is None and inbound.query:
+            self._inbound = inbound = without_keys(inbound)
         stated, read_timeout = self._fields.get(b"x-gateway-timeout"), self._fields.get(b"x-stainless-read-timeout")
+        if read_timeout is not None and len(read_timeout) > LONGEST_TIMEOUT:
+            read_timeout = None
         ask = Ask(
             route=choice.route,
             policy=choice.policy,
@@ -304,6 +311,11 @@ class Intake:
         request = Request(self._head, inbound, self._body, facts, foreign=foreign_key is not None)
         self._driver = Driver(surroundings, self._snapshot, exchange, request, self._sink, self._ended)
         self._driver.start()
+
+    def _unreadable(self, facts: BodyFacts | None) -> bool:
+        """Whether a body that may name a model was not read: it is compressed, or its address is one whose bodies are not."""
+        family = self._inbound.family
+        return facts is None and self._head.has_body and (family in INFERENCE or family is Family.OTHER)
 
     def _choose(self, model: str | None) -> Choice:
         inbound, router = self._inbound, self._router
@@ -342,8 +354,8 @@ class Intake:
             places = (home,)
         if home.provider.plan.credentials or self._snapshot.clients is not None:
             return places, None
-        key = client_key(self._fields)
-        if key is None:
+        key = client_key(self._fields) or key_in(self._inbound.query)
+        if not key:
             return places, None
         own = tuple(place for place in places if place.provider is home.provider)
         return own, hashlib.sha256(key).hexdigest()[:16]
@@ -358,8 +370,6 @@ class Intake:
         if self._over:
             return
         record = self.record
-        self._end(Ending.FAILED if refused.reason is Reason.INTERNAL else Ending.REFUSED, refused.reason)
-        record.status = refused.status
         body = refusal_body(
             refused.reason.value,
             refused.message,
@@ -367,6 +377,8 @@ class Intake:
             shape=self._inbound.shape,
             request_id=record.request_id,
         )
+        record.status, record.bytes_out = refused.status, len(body)
+        self._end(Ending.FAILED if refused.reason is Reason.INTERNAL else Ending.REFUSED, refused.reason)
         lines = [b"Content-Type: application/json\r\n", gateway_lines(record, record.ended_at, refused.reason)]
         if refused.reason is Reason.DRAINING:
             lines.append(b"x-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\n")
@@ -379,7 +391,8 @@ class Intake:
         if self._driver is not None:
             self._driver.crashed()
         else:
-            log.exception("a request could not be taken in")  # noqa: LOG004 - see above
+            loop = self._admission.surroundings.loop
+            loop.call_exception_handler({"message": "a request could not be taken in", "exception": sys.exception()})
             self._refuse(Refused(500, Reason.INTERNAL, "The gateway failed to handle this request."))
 
     def _end(self, ending: Ending, reason: Reason) -> None:

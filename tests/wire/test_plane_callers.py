@@ -45,12 +45,13 @@ async def test_a_clients_own_key_in_the_query_goes_to_its_provider_and_no_other(
     assert not second
 
 
+SMALL = b"Authorization: Bearer small-key"
+GZIP = b"Content-Encoding: gzip"
 UNREADABLE = {
-    "compressed": post(CHAT, gzip.compress(BODY), b"Content-Encoding: gzip", b"Authorization: Bearer small-key"),
-    "compressed, unknown address": post(b"/v1/new", gzip.compress(BODY), b"Content-Encoding: gzip", b"Authorization: Bearer small-key"),
-    "another spelling of the address": post(CHAT + b"/", BODY, b"Authorization: Bearer small-key"),
-    "no JSON, unknown address": post(b"/v1/new", b"[" + BODY + b"]", b"Authorization: Bearer small-key"),
-    "unnamed": post(CHAT, b'{"messages": []}', b"Authorization: Bearer small-key"),
+    "compressed": post(CHAT, gzip.compress(BODY), GZIP, SMALL),
+    "compressed, at a new address": post(b"/v1/new", gzip.compress(BODY), GZIP, SMALL),
+    "another spelling of the address": post(CHAT + b"/", BODY, SMALL),
+    "no object, at a new address": post(b"/v1/new", b"[" + BODY + b"]", SMALL),
 }
 
 

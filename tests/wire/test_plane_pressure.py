@@ -10,7 +10,6 @@ from tests.wire.plane import (
     ANSWER,
     CHAT,
     DONE,
-    ROLE,
     SSE,
     STOP,
     STREAM_BODY,
