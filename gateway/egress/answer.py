@@ -279,19 +279,23 @@ class Answer:
                 if part is Part.END:
                     self._finish()
                 elif rest:
-                    self._pass(rest)
+                    self._last_events(rest, self.reader.skim(rest))
                 return
 
     def _events(self, chunk: bytes) -> None:
-        assert self._splitter is not None  # noqa: S101 - set with the mode
-        block = self._splitter.feed(chunk)
+        """Relay events after the commit: the hot path of every stream."""
+        block = self._splitter.feed(chunk)  # type: ignore[union-attr]  # set with the mode
         if block:
-            self._pass(block)
+            part = self.reader.skim(block)  # type: ignore[union-attr]  # set with the mode
+            if part is Part.CONTENT:
+                self._driver.flow(block)
+            else:
+                self._last_events(block, part)
 
-    def _pass(self, block: bytes) -> None:
+    def _last_events(self, block: bytes, part: Part) -> None:
+        """Relay a block in which the stream ends or fails, as `skim` has found."""
         reader = self.reader
         assert reader is not None  # noqa: S101 - set with the mode
-        part = reader.skim(block)
         if part is Part.ERROR:
             # The provider's shape may be one that SDKs do not raise on: what came before passes, the error goes out in ours.
             good = []

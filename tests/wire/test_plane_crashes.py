@@ -17,7 +17,6 @@ from gateway.ingress import admission as admission_module
 from gateway.ingress.admission import Admission
 from tests.wire.plane import (
     ANSWER,
-    CHAT,
     DONE,
     ROLE,
     SSE,
@@ -221,4 +220,3 @@ async def test_a_drain_ends_the_others_too():
             stage.admission.drain()
         statuses = sorted([(await client.response()).status for client in clients])
     assert statuses == [500, 503, 503]
-    assert CHAT
