@@ -29,13 +29,13 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/status.json", self._status)
         app.router.add_post("/admin/reload", self._reload)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self.port = 0
 
     async def listen(self, host: str, port: int) -> None:
         """Listen; `port` 0 takes a free one. Raises OSError when the address cannot be bound."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, host, port)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

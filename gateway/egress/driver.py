@@ -287,6 +287,9 @@ class Driver:
         chunks, facts = request.body.chunks, request.facts
         if facts is None or facts.model == attempt.model or not attempt.model:
             return list(chunks), 0
+        if facts.model is None and self._family not in INFERENCE:
+            # Nobody knows whether this endpoint has models at all.
+            return list(chunks), 0
         if provider.dialect.model_in_path(request.inbound, api_version=provider.api_version):
             return list(chunks), 0
         whole = b"".join(chunks)
@@ -299,6 +302,7 @@ class Driver:
     def _cancel(self, attempt: Attempt) -> None:
         answer = self._answer
         if answer is not None and answer.attempt is attempt:
+            self._request.body.detach()
             answer.cancel()
 
     def _open(self, attempt: Attempt) -> None:

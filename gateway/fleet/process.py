@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.admin.server import AdminServer
 from gateway.config.addresses import Listen
-from gateway.config.snapshot import Snapshot
+from gateway.config.snapshot import Secret, Snapshot
 from gateway.core.breaker import State
 from gateway.core.registry import Registry
 from gateway.egress.body import ReplayMemory
@@ -105,6 +105,7 @@ class Gateway:
             raise
         before = self._snapshot
         self._adopt(snapshot)
+        self._welcome_new_keys(before)
         self._server.reconfigure(snapshot.server)
         self._metrics.config_reloaded("ok")
         notes = list(snapshot.notes)
@@ -179,11 +180,24 @@ class Gateway:
         for name, provider in self._snapshot.providers.items():
             for secret in provider.credentials:
                 if secret.refresh():
-                    log.info("provider %s: a key was read anew from its file", name)
-                    self._registry.providers[name].credentials[secret.id].served("")
+                    self._welcome(name, secret)
         token = self._snapshot.admin.token
         if token is not None:
             token.refresh()
+
+    def _welcome_new_keys(self, before: Snapshot) -> None:
+        """A reload read the files too, and may have been first to see another key in one."""
+        for name, provider in self._snapshot.providers.items():
+            known = before.providers.get(name)
+            keys = {} if known is None else {secret.id: secret.reveal() for secret in known.credentials}
+            for secret in provider.credentials:
+                if keys.get(secret.id, secret.reveal()) != secret.reveal():
+                    self._welcome(name, secret)
+
+    def _welcome(self, provider: str, secret: Secret) -> None:
+        """The key under this id is another one now, and has done nothing wrong yet."""
+        log.info("provider %s: a key was read anew from its file", provider)
+        self._registry.providers[provider].credentials[secret.id].served("")
 
     def _breaker_moved(self, provider: str, model: str, family: str, to: State) -> None:
         self._metrics.breaker_moved(provider, model, family, to.value)

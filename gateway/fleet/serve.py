@@ -48,14 +48,15 @@ async def _serve(load: Callable[[], Snapshot]) -> int:
     # What start-up made stays for good; collections need not walk it again and again.
     gc.collect()
     gc.freeze()
-    for line in describe(gateway.snapshot):
-        log.info("%s", line)
-    log.info("ready: OPENAI_BASE_URL=http://%s:%d/v1", _shown(gateway.host), gateway.port)
-
+    # Before anybody is told that we are there: a signal sent upon it must find us listening.
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for each in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, signals.put_nowait, each)
+    for line in describe(gateway.snapshot):
+        log.info("%s", line)
+    log.info("ready: OPENAI_BASE_URL=http://%s:%d/v1", _shown(gateway.host), gateway.port)
+
     while (received := await signals.get()) is signal.SIGHUP:
         _reload(gateway)
     log.info("%s: draining; once more to exit at once", received.name)

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.ingress import admission
 from gateway.observe import access
-from tests.wire.plane import BODY, CHAT, Seen, answer, chat, error_of, get, plane, post, serving
-from tests.wire.upstream_script import both_loops, moved_time
+from tests.wire.plane import BODY, CHAT, Seen, answer, chat, error_of, get, plane, post, serving, settled, whole_request
+from tests.wire.upstream_script import both_loops, moved_time, skip
 
 BOOM = answer(b'{"error": {"message": "boom"}}', status=b"500 Oops")
 CLIENTS = "clients: [{name: team, key: team-key}, {name: small, key: small-key, models: [gpt-4o-mini]}]"
@@ -106,3 +106,46 @@ async def test_what_is_remembered_of_requests_is_bounded_in_bytes():
             assert (await stage.ask(get(b"/v1/" + junk, b"x-stainless-read-timeout: " + junk))).status == 200
         assert admission.patience.cache_info().currsize <= 1
         assert sum(len(key[0]) for key in router._remembered) < 10_000
+
+
+@moved_time
+async def test_a_body_at_an_unknown_address_gets_no_model_that_it_did_not_name():
+    log: list[Seen] = []
+    async with plane(serving(answer(), log=log), targets="{provider: one, model: prod}") as stage:
+        await stage.ask(post(b"/v1/new", b'{"a": 1}'))
+        await stage.ask(post(CHAT, b'{"a": 1}'))
+    assert [request.body for request in log] == [b'{"a": 1}', b'{"model":"prod","a": 1}']
+
+
+@moved_time
+async def test_what_comes_of_a_body_after_its_attempt_fell_silent_is_kept_for_the_next():
+    # The first provider falls silent in the middle of the upload, the second is at its rate limit for a while yet.
+    log: list[Seen] = []
+
+    async def first(visit):
+        if visit.number:
+            await visit.reader.readuntil(b"\r\n\r\n")
+            await visit.gone()
+        await whole_request(visit)
+        visit.write(BOOM)
+        await visit.gone()
+
+    limited = answer(b'{"error": {"message": "slow down"}}', b"Retry-After: 12", status=b"429 Too Many")
+    policy = "{timeouts: {stall: 4s}, rate_limit_wait: 0s, attempts: 2}"
+    server = "  limits: {replay_bytes: 64KiB, replay_total: 1MiB}"
+    body = bytes(60_000) + b"1" * 200_000
+    async with plane(first, serving(limited, answer(), log=log), server=server, policy=policy) as stage:
+        assert (await stage.ask(post(CHAT, BODY, GZIP))).status == 429
+        client = await stage.connect()
+        head = [b"Content-Encoding: gzip", b"Content-Length: %d" % len(body)]
+        client.send(post(CHAT, b"", *head, length=False) + body[:60_000])
+        await settled(lambda: stage.memory, above=50_000)
+        skip(4.5)
+        await settled(lambda: len(stage.watch.attempts), above=2)
+        client.send(body[60_000:])
+        await settled(lambda: stage.memory)
+        assert len(log) == 1
+        skip(20.0)
+        response = await client.response()
+    assert response.status == 200
+    assert log[1].body == body

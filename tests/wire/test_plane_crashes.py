@@ -111,7 +111,7 @@ async def test_what_fails_before_the_answer_began_is_answered_with_a_500(where):
 
 AFTER = {
     "skimming events": (ChatStream, "skim"),
-    "passing bytes on": (Answer, "_pass"),
+    "passing bytes on": (Answer, "_events"),
     "deciding at the end": (Exchange, "finished"),
 }
 

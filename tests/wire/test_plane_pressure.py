@@ -374,32 +374,28 @@ async def test_a_body_larger_than_any_may_be_is_refused(target):
 
 
 @moved_time
-async def test_an_upload_outlives_the_attempt_that_took_too_long():
-    # The provider falls silent in the middle of the upload. What is kept goes to the next one, and what still comes follows it.
-    stuck = asyncio.Event()
+async def test_the_providers_time_begins_when_the_upload_is_whole():
+    silent = Reluctant()
 
-    async def silent(visit):
-        await visit.reader.readuntil(b"\r\n\r\n")
-        stuck.set()
-        await visit.gone()
-
-    log: list[Seen] = []
     body = MODEL_FIRST + b"x" * 400_000 + b'"}'
-    policy = "{timeouts: {first_token: 2s, answer: 2s, stall: 4s}, backoff: {base: 1ms, cap: 2ms}}"
-    server = "  limits: {replay_bytes: 256KiB, replay_total: 1MiB}"
-    async with plane(silent, serving(answer(), log=log), server=server, policy=policy) as stage:
+    policy = "{timeouts: {first_token: 500ms, answer: 500ms, stall: 60s}}"
+    async with plane(silent, serving(answer()), server="  " + SMALL, policy=policy) as stage:
         client = await stage.connect()
         client.send(chat(body)[:300_000])
-        await stuck.wait()
+        await silent.reading.wait()
         await settled(lambda: stage.memory)
+        skip(10)  # of the client's own
+        await turns(20)
+        assert not stage.watch.attempts
         client.send(chat(body)[300_000:])
-        await settled(lambda: stage.memory)
-        skip(2.5)
+        await settled(lambda: sum(intake._body.complete for intake in stage.admission.active), above=0)
+        skip(0.6)
+        await turns(20)
+        assert [attempt.verdict for attempt in stage.watch.attempts] == ["timeout"]
         response = await client.response()
-        record = await stage.watch.ended_all(1)
-    # It was too large to be kept, so this was its one attempt; its time began when its last byte was in.
+        silent.go.set()
+    # Too large to be kept, so this was its one attempt.
     assert (response.status, response.get(b"x-gateway-reason")) == (504, b"not_retryable")
-    assert [attempt.verdict for attempt in record.attempts] == ["timeout"]
 
 
 @moved_time
