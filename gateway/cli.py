@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import logging
 import os
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +133,7 @@ def _health(arguments: argparse.Namespace) -> int:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=3) as answer:
             print(json.load(answer)["status"])
-    except (OSError, urllib.error.URLError, ValueError, KeyError) as error:
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
         print(f"not alive: {url}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -83,7 +83,6 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
             name=name,
             domain=settings.domain or name,
             credentials=tuple(key.id for key in settings.api_key),
-            connect_s=settings.connect,
             breaker=BreakerPlan(
                 consecutive=breaker.consecutive,
                 failure_rate=breaker.failure_rate,
@@ -140,8 +139,7 @@ def _routes(configuration: schema.Configuration, accounts: dict[str, Provider], 
         Route(
             name=route.name,
             targets=tuple(
-                Target(accounts[target.provider].plan, target.model, target.weight, frozenset(target.only_for or ()))
-                for target in route.targets
+                Target(accounts[target.provider].plan, target.model, frozenset(target.only_for or ())) for target in route.targets
             ),
             policy=rules[route.policy],
             models=route.match.models,

@@ -123,7 +123,6 @@ class ProviderPlan:
     """Failure domain; providers of one domain are expected to fail together."""
     credentials: tuple[str, ...] = ()
     """Ids of our own keys (never the keys), in order of preference; empty: the client's own key is passed through."""
-    connect_s: float = 5.0
     breaker: BreakerPlan = field(default_factory=BreakerPlan)
     budget: BudgetPlan = field(default_factory=BudgetPlan)
 
@@ -134,7 +133,6 @@ class Target:
 
     provider: ProviderPlan
     model: str | None = None
-    weight: float = 1.0
     only_for: frozenset[Fault] = frozenset()
     """Tried only after one of these faults; empty: an ordinary target."""
 

@@ -122,7 +122,7 @@ class ExchangeRecord:
         self.client = ""
         """The authenticated client's name; empty where there are no `clients`."""
         self.model = ""
-        """As the client named it; bounded to 128 characters."""
+        """As the client named it; bounded to 256 characters."""
         self.model_label = "*"
         self.stream = False
         """An event stream was asked for."""

@@ -170,11 +170,11 @@ class Gateway:
 
     def _tick(self, due: float) -> None:
         now = self._loop.time()
+        self._ticker = self._loop.call_at(now + TICK_S, self._tick, now + TICK_S)
         self._metrics.loop_lag(max(0.0, now - due))
         self._ticks += 1
         if self._ticks % SECRETS_EVERY == 0:
             self._refresh_secrets()
-        self._ticker = self._loop.call_at(now + TICK_S, self._tick, now + TICK_S)
 
     def _refresh_secrets(self) -> None:
         for name, provider in self._snapshot.providers.items():

@@ -92,22 +92,15 @@ class Admission:
         intake.begin()
         return intake
 
-    def authenticate(self, fields: Mapping[bytes, bytes]) -> str:
-        """Return the calling client's name, empty where no `clients` are set; raises Refused for a stranger."""
+    def authenticate(self, fields: Mapping[bytes, bytes]) -> Client | None:
+        """Return the calling client, None where no `clients` are set; raises Refused for a stranger."""
         if self._clients is None:
-            return ""
+            return None
         key = client_key(fields)
         client = self._clients.get(hashlib.sha256(key).digest()) if key else None
         if client is None:
             raise Refused(401, Reason.UNKNOWN_CLIENT, "The gateway does not accept these credentials.")
-        return client.name
-
-    def allowed(self, name: str, model: str | None) -> bool:
-        """Whether this client may name this model; None: one that cannot be read."""
-        for client in self._clients.values() if self._clients is not None else ():
-            if client.name == name:
-                return client.models is None or (model is not None and any(fnmatchcase(model, glob) for glob in client.models))
-        return True
+        return client
 
     def drain(self) -> None:
         """End every exchange that is still under way."""
@@ -130,6 +123,7 @@ class Intake:
     __slots__ = (
         "_admission",
         "_body",
+        "_client",
         "_driver",
         "_fields",
         "_head",
@@ -160,6 +154,8 @@ class Intake:
         self._sink = sink
         self._inbound: Inbound = read_target(head.target)
         self._kind = "none"
+        self._client: Client | None = None
+        """As authenticated at the request's begin; a reload meanwhile changes nothing about it."""
         self._driver: Driver | None = None
         self._over = False
         self._body = RequestBody(admission.surroundings.memory, snapshot.server.replay_bytes, sink, self._overflowed)
@@ -175,7 +171,9 @@ class Intake:
             self._body.complete = True
         try:
             self._check_loop()
-            record.client = self._admission.authenticate(self._fields)
+            self._client = self._admission.authenticate(self._fields)
+            if self._client is not None:
+                record.client = self._client.name
             if self._head.has_body and self._fields.get(b"content-encoding", b"identity").lower() == b"identity":
                 self._kind = body_model_kind(inbound, self._fields.get(b"content-type", b""))
             if self._kind == "none":
@@ -278,11 +276,11 @@ class Intake:
             # Before routing, which keeps state by the model's name.
             if len(model) > LONGEST_MODEL:
                 raise Refused(400, Reason.BAD_REQUEST, f"The model's name is longer than {LONGEST_MODEL} characters.")
-            if not admission.allowed(record.client, model):
+            if not self._allowed(model):
                 raise Refused(403, Reason.MODEL_NOT_ALLOWED, f"The client {record.client} may not use the model {model}.")
             record.model = model
             record.model_label = self._router.label(model)
-        elif self._unreadable(facts) and not admission.allowed(record.client, None):
+        elif self._unreadable(facts) and not self._allowed(None):
             message = f"The client {record.client} may use some models only, and which one this is for cannot be read."
             raise Refused(403, Reason.MODEL_NOT_ALLOWED, message)
         choice = self._choose(model)
@@ -316,6 +314,11 @@ class Intake:
         """Whether a body that may name a model was not read: it is compressed, or its address is one whose bodies are not."""
         family = self._inbound.family
         return facts is None and self._head.has_body and (family in INFERENCE or family is Family.OTHER)
+
+    def _allowed(self, model: str | None) -> bool:
+        """Whether this client may name this model; None: one that cannot be read."""
+        globs = None if self._client is None else self._client.models
+        return globs is None or (model is not None and any(fnmatchcase(model, glob) for glob in globs))
 
     def _choose(self, model: str | None) -> Choice:
         inbound, router = self._inbound, self._router

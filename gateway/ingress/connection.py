@@ -118,11 +118,16 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._blocked = True
+        if self._stage == _ANSWER:
+            # One that never reads its answer again would hold a provider's connection for good.
+            self.due = self._server.idle_due
         if self._source is not None:
             self._source.blocked()
 
     def resume_writing(self) -> None:
         self._blocked = False
+        if self._stage == _ANSWER:
+            self.due = NEVER
         if self._source is not None:
             self._source.unblocked()
         elif self._inbox:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.snapshot import ServerPlan
 from gateway.ingress import http1
-from tests.wire.raw import TEXT, Bench, Client, served
+from tests.wire.raw import TEXT, Bench, Client, Exchange, served
 from tests.wire.test_ingress_connection import stuff
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -127,6 +127,25 @@ async def test_a_client_that_stops_reading_its_answer_is_cut_in_the_end() -> Non
         bench.later(10 + 77 + 77)
         await bench.server.closed()
         assert "gone" not in bench.service.seen[0].events
+
+
+async def test_a_client_that_stops_reading_in_the_middle_of_its_answer_is_cut_in_the_end() -> None:
+    async with served(PLAN) as bench:
+
+        def half(exchange: Exchange) -> None:
+            exchange.sink.open(200, b"OK", [], length=100_000_000)
+            exchange.sink.write(b"x" * 50_000_000)
+
+        bench.service.on_end = half
+        client = await bench.connect(receive_buffer=4096)
+        client.writer.transport.pause_reading()
+        client.send(GET)
+        await bench.service.until(lambda: bool(bench.service.seen) and "blocked" in bench.service.seen[0].events)
+        bench.later(10)
+        bench.later(80)
+        assert bench.server.connections == 1
+        bench.later(10 + 77 + 77)
+        await bench.service.until(lambda: "gone" in bench.service.seen[0].events)
 
 
 async def test_a_slow_reader_of_its_last_answer_gets_all_of_it() -> None:
