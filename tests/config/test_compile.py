@@ -21,7 +21,7 @@ def test_the_least_configuration_has_the_plans_own_defaults(read):
     assert snapshot.server == ServerPlan()
     assert snapshot.admin == AdminPlan()
     assert (provider.plan.breaker, provider.plan.budget) == (BreakerPlan(), BudgetPlan())
-    assert (provider.connect_s, provider.pool, provider.plan.domain, provider.plan.connect_s) == (5.0, 1000, "p", 5.0)
+    assert (provider.connect_s, provider.pool, provider.plan.domain) == (5.0, 1000, "p")
     assert (provider.credentials, provider.headers, provider.region, provider.api_version) == ((), (), "", None)
     assert (route.name, route.policy) == ("default", Policy())
     assert (route.models, route.paths, route.clients) == (None, None, None)
@@ -68,7 +68,7 @@ policies:
     assert (provider.origin.scheme, provider.origin.host, provider.origin.port) == ("http", "h", 81)
     assert (provider.base_path, provider.api_version, provider.region) == (b"/x", "2024-10-21", "r")
     assert provider.headers == ((b"x-team", b"x-team", b"search"),)
-    assert (provider.connect_s, provider.plan.connect_s, provider.pool, provider.plan.domain) == (13.0, 13.0, 14, "d")
+    assert (provider.connect_s, provider.pool, provider.plan.domain) == (13.0, 14, "d")
     assert provider.plan.breaker == BreakerPlan(15, 0.16, 17, 18.0, 19.0, 20.0, 21.0)
     assert provider.plan.budget == BudgetPlan(0.22, 23.0)
     (route,) = snapshot.routes
