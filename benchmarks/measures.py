@@ -15,7 +15,7 @@ from typing import Final
 
 from benchmarks.kernel import cpu_ns, rss_bytes
 from benchmarks.load import Clients, Tally, poisson
-from benchmarks.payloads import Ask, chat, long_strings, many_messages, stream
+from benchmarks.payloads import Ask, chat, long_strings, many_messages, picture, stream
 
 CONNECTIONS: Final = 64
 LARGE_CONNECTIONS: Final = 4
@@ -29,6 +29,7 @@ RATES_PER_S: Final = (300, 1_000)
 _SLACK_S: Final = 20.0
 
 CHAT: Final = chat()
+PICTURE: Final = picture()
 LONG_STRINGS: Final = long_strings()
 MANY_MESSAGES: Final = many_messages()
 STREAM: Final = stream(CHUNKS, CHUNK_DELAY_MS)
@@ -105,7 +106,8 @@ async def requests(subject: Subject, seconds: float) -> None:
 
 
 async def large(subject: Subject, seconds: float) -> None:
-    """Processor time per request with a body of 1 MB, in µs, for two shapes of body."""
+    """Processor time per request with a body of 1 MB, in µs, for three shapes of body."""
+    await _saturated(subject, "picture_us", PICTURE, LARGE_CONNECTIONS, seconds)
     await _saturated(subject, "long_strings_us", LONG_STRINGS, LARGE_CONNECTIONS, seconds)
     await _saturated(subject, "many_messages_us", MANY_MESSAGES, LARGE_CONNECTIONS, seconds)
 

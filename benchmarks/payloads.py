@@ -7,7 +7,7 @@ from the generator and the stub because both need them and neither may depend on
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 CHUNKS_HEADER: Final = b"x-bench-chunks: "
 DELAY_HEADER: Final = b"x-bench-delay-ms: "
@@ -56,7 +56,7 @@ def _text(size: int) -> str:
     return (_SENTENCE * (size // len(_SENTENCE) + 1))[:size]
 
 
-def _fit(size: int, messages: list[dict[str, str]]) -> bytes:
+def _fit(size: int, messages: list[dict[str, Any]]) -> bytes:
     """A chat body of exactly `size` bytes: the last message is lengthened to fit (plain letters, one byte each)."""
     body = {"model": "bench-model", "stream": False, "messages": messages}
     messages[-1]["content"] += "x" * (size - len(_render(body)))
@@ -138,6 +138,15 @@ def chat() -> Ask:
     """One request for a whole answer, with a body of 1 KB."""
     messages = [{"role": "system", "content": _text(200)}, {"role": "user", "content": _text(500)}]
     return _plain(_fit(1_000, messages))
+
+
+def picture() -> Ask:
+    """One request of 1 MB that is nearly all one picture, as a data URL: base64, without a quote in it."""
+    parts = [
+        {"type": "text", "text": _text(200)},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUg" * 45_000}},
+    ]
+    return _plain(_fit(BODY_BYTES_LARGE, [{"role": "user", "content": parts}, {"role": "user", "content": _text(200)}]))
 
 
 def long_strings() -> Ask:

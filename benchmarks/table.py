@@ -19,13 +19,14 @@ _SPREADS: Final = (
     *((f"request_us_at_{rate}", f"CPU µs per request, {rate:,}/s") for rate in RATES_PER_S),
     ("chunk_us", "CPU µs per relayed chunk"),
     ("reads_per_chunk", "client reads per chunk (1: none were merged)"),
+    ("picture_us", "CPU µs per 1 MB request, a picture"),
     ("long_strings_us", "CPU µs per 1 MB request, 4 messages"),
     ("many_messages_us", "CPU µs per 1 MB request, 4,100 messages"),
     ("idle_mb", "RSS idle, MB"),
     ("stream_kb", f"RSS per open stream, KB ({HELD_STREAMS:,})"),
     ("start_ms", "start to first answer, ms"),
 )
-_RATIOS: Final = ("request_us", "chunk_us", "long_strings_us", "many_messages_us")
+_RATIOS: Final = ("request_us", "chunk_us", "picture_us", "long_strings_us", "many_messages_us")
 _NAMES: Final = dict(_SPREADS)
 
 
@@ -124,6 +125,7 @@ def _missing_streams(gateway: Subject, _: Subject | None) -> float | None:
 _TARGETS: Final = (
     _Target("CPU per request", 1.3, "of Envoy", _against_envoy("request_us")),
     _Target("CPU per chunk", 1.2, "of Envoy", _against_envoy("chunk_us")),
+    _Target("CPU per 1 MB request, a picture", 2.0, "of Envoy", _against_envoy("picture_us")),
     _Target("CPU per 1 MB request, 4 messages", 2.0, "of Envoy", _against_envoy("long_strings_us")),
     _Target("CPU per 1 MB request, 4,100 messages", 2.0, "of Envoy", _against_envoy("many_messages_us")),
     _Target("RSS per open stream", 60.0, "KB", _middle("stream_kb")),

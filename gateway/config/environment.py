@@ -175,7 +175,7 @@ server:
   listen: "127.0.0.1:${{PORT:-8080}}"
 
 admin:
-  # /metrics, /status, /healthz, /readyz. Another address than loopback needs the token.
+  # /metrics, /status.json, /healthz, /readyz. Another address than loopback needs the token.
   listen: 127.0.0.1:9901
   token: "${{GATEWAY_ADMIN_TOKEN:-}}"
 

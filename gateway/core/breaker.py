@@ -24,6 +24,8 @@ MIN_SPAN_S = 1.0
 RAMP_FLOOR = 0.1
 RAMP_FAILURES = 2
 """This many failures in a row during the ramp end it."""
+PROBE_S = 10.0
+"""A probe that has shown nothing for so long is joined by another: it may hang, and must not keep a healthy target waiting."""
 TRICKLE_SHARE = 0.1
 TRICKLE_PERIOD_S = 1.0
 HOPELESS = 0.95
@@ -128,7 +130,8 @@ class Breaker:
         "_consecutive",
         "_first_failure_at",
         "_opened",
-        "_probing",
+        "_probe",
+        "_probe_until",
         "_recovered",
         "_since",
         "_trickled_at",
@@ -161,7 +164,8 @@ class Breaker:
         self._opened = 0
         self._until = 0.0
         self._since = 0.0
-        self._probing = False
+        self._probe: Permit | None = None
+        self._probe_until = 0.0
         self._trickled_at = float("-inf")
         self._recovered = 0
         """The epoch that the last recovery began; what began before it is not counted."""
@@ -183,7 +187,7 @@ class Breaker:
                 return 0.0
             self._move(State.HALF_OPEN)
         if self.state is State.HALF_OPEN:
-            return 0.0 if self._probing else 1.0
+            return 0.0 if self._probe is not None and now < self._probe_until else 1.0
         share = self._ramp(now)
         if share >= 1.0:
             self._opened = 0
@@ -201,12 +205,15 @@ class Breaker:
     def admit(self, now: float) -> Permit:
         """Give leave to send one attempt, whatever the share: the caller has read it."""
         self.used_at = now
-        probe = False
-        if self.state is not State.CLOSED:
-            self.share(now)
-            if self.state is State.HALF_OPEN and not self._probing:
-                self._probing = probe = True
-        return Permit(self, self.epoch, probe=probe)
+        if self.state is State.CLOSED:
+            return Permit(self, self.epoch, probe=False)
+        # Reading the share moves an open breaker on when its time is up.
+        free = self.share(now) > 0.0
+        permit = Permit(self, self.epoch, probe=free and self.state is State.HALF_OPEN)
+        if permit.probe:
+            self._probe = permit
+            self._probe_until = now + PROBE_S
+        return permit
 
     def reopens_in(self, now: float) -> float:
         """Return the seconds until a probe may pass; 0 unless open."""
@@ -226,7 +233,7 @@ class Breaker:
 
     def probe_passed(self, now: float) -> None:
         """The probe showed life: admit a growing share from now on."""
-        self._probing = False
+        self._probe = None
         self._since = now
         self._consecutive = 0
         self._window.clear()
@@ -246,8 +253,8 @@ class Breaker:
 
     def ignored(self, permit: Permit) -> None:
         """Free the probe's place, if it was the probe. Called by the permit."""
-        if permit.probe and permit.epoch == self.epoch and self.state is State.HALF_OPEN:
-            self._probing = False
+        if permit is self._probe:
+            self._probe = None
 
     def failed(self, now: float, permit: Permit) -> None:
         """Count a failure and open where it is one too many. Called by the permit."""
@@ -281,7 +288,7 @@ class Breaker:
         length_s = min(self.plan.max_open_s, self.plan.open_s * 2.0 ** min(self._opened, 32))
         self._until = now + length_s * self._uniform(0.8, 1.2)
         self._opened += 1
-        self._probing = False
+        self._probe = None
         self._consecutive = 0
         self._move(State.OPEN)
 

@@ -173,6 +173,19 @@ def test_a_probe_that_says_nothing_makes_room_for_another(breaker):
     assert breaker.admit(at).probe
 
 
+def test_a_probe_that_hangs_is_joined_by_another_which_may_prove_health(breaker):
+    at = half_open(breaker)
+    hanging = breaker.admit(at)
+    assert breaker.share(at + 9.9) == 0.0
+    assert breaker.share(at + 10.0) == 1.0
+    second = breaker.admit(at + 10.0)
+    assert (second.probe, breaker.share(at + 19.9)) == (True, 0.0)
+    hanging.ignore()
+    assert breaker.share(at + 19.9) == 0.0
+    second.success(at + 19.9)
+    assert breaker.state is State.RAMP
+
+
 def test_while_half_open_only_the_probe_counts(breaker):
     at = half_open(breaker)
     probe, bystander, other = breaker.admit(at), breaker.admit(at), breaker.admit(at)
@@ -382,6 +395,9 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.relapses, self.row, self.probe = self.relapses + 1, [], None
         self.move("open")
 
+    def probing(self):
+        return self.probe is not None and self.now - self.probe_at < 10.0
+
     @rule(seconds=st.sampled_from([0.0, 0.25, 0.6, 1.0, 4.0, 20.0, 31.0]))
     def time_passes(self, seconds):
         self.now += seconds
@@ -391,10 +407,10 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         permit = self.breaker.admit(self.now)
         if self.state != "closed":
             self.settle()
-        probe = self.state == "half_open" and self.probe is None
+        probe = self.state == "half_open" and not self.probing()
         assert permit.probe is probe
         if probe:
-            self.probe = permit
+            self.probe, self.probe_at = permit, self.now
         self.permits.append([permit, self.life])
 
     @precondition(lambda self: self.permits)
@@ -407,7 +423,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.permits.remove(entry)
         if life != self.life:
             return
-        if permit is self.probe and self.state == "half_open" and how in {"success", "alive"}:
+        if permit.probe and self.state == "half_open" and how in {"success", "alive"}:
             self.since, self.row, self.probe = self.now, [], None
             self.move("ramp")
             entry[1] = self.life
@@ -419,7 +435,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.row.append(self.now)
             outage = len(self.row) >= self.plan.consecutive and self.now - self.row[0] >= 1.0
             relapse = self.state == "ramp" and len(self.row) >= 2
-            if (self.state in {"closed", "ramp"} and outage) or relapse or permit is self.probe:
+            if (self.state in {"closed", "ramp"} and outage) or relapse or (permit.probe and self.state == "half_open"):
                 self.open()
 
     @invariant()
@@ -427,7 +443,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         share = self.breaker.share(self.now)
         self.settle()
         assert self.breaker.state == self.state
-        expected = {"closed": 1.0, "open": 0.0, "half_open": 0.0 if self.probe else 1.0}
+        expected = {"closed": 1.0, "open": 0.0, "half_open": 0.0 if self.probing() else 1.0}
         if self.state == "ramp":
             assert share == pytest.approx(max(0.1, (self.now - self.since) / 30.0))
         else:

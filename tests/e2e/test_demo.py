@@ -23,7 +23,7 @@ async def test_an_outage_of_six_seconds_is_survived_and_counted() -> None:
     assert status == 0, out + err
     assert "\x1b" not in out
     assert err == ""
-    requests = number(r"requests +(\d+)", out)
+    requests = number(r"^requests +(\d+)", out)
     whole = number(r"answered whole +(\d+)", out)
     failed = number(r"failed +(\d+)$", out)
     saved, by_metric = number(r"needed saving +(\d+)", out), number(r"gateway_saved_requests_total: (\d+)", out)
@@ -35,7 +35,7 @@ async def test_an_outage_of_six_seconds_is_survived_and_counted() -> None:
     assert sum(answered.values()) == whole
     assert all(received[name] >= count for name, count in answered.items())
     assert answered.keys() == received.keys() == {"primary", "second", "third"}
-    assert sum(received.values()) <= requests * 1.5
+    assert sum(received.values()) <= requests * 2
     staged = re.findall(r"--- +([\d.]+) s  (.+)", out)
     assert [what for _, what in staged] == [
         "all is well",
