@@ -12,7 +12,7 @@ from itertools import chain
 
 import pytest
 
-from gateway.core import exchange
+from gateway.core import breaker, exchange
 from gateway.core.attempt import Ask, Attempt
 from gateway.core.breaker import Breaker
 from gateway.core.budget import Budget
@@ -229,6 +229,7 @@ def _the_trail_begins_in_the_middle(patch):
 @plant("home_again")
 def _a_probe_that_says_nothing_keeps_its_place(patch):
     patch.setattr(Breaker, "ignored", lambda _self, _permit: None)
+    patch.setattr(breaker, "PROBE_S", float("inf"))
 
 
 def _name(bug: Plant) -> str:
