@@ -191,6 +191,9 @@ class Story:
     def drain(self) -> list[str]:
         return self.told(self.machine.drain(self.world.now))
 
+    def crash(self) -> list[str]:
+        return self.told(self.machine.crash(self.world.now))
+
     def timer(self, after: float = 0.0) -> list[str]:
         self.world.now += after
         return self.told(self.machine.timer(self.world.now))

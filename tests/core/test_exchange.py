@@ -330,6 +330,13 @@ def test_draining_after_the_commit_breaks_the_answer_off(streaming):
     assert (told.end, told.record.stream_broken) == ("failed: draining", streaming)
 
 
+def test_what_fails_in_the_gateway_itself_is_answered_and_blamed_on_nobody():
+    told = story("a", "b")
+    assert told.crash() == ["cancel a", "refuse 500 internal"]
+    assert (told.end, told.record.attempts[0].verdict) == ("failed: internal", "cancelled")
+    assert told.crash() == []
+
+
 # -- what may be repeated (law 10) ------------------------------------------------------------------------------------------------
 
 

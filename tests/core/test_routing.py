@@ -135,3 +135,10 @@ def test_one_provider_can_be_asked_directly_and_no_other():
 )
 def test_only_names_that_the_routes_spell_out_are_labels(model, label):
     assert router(route("chat", Target(B, "prod"), models=("gpt-4o", "gpt-*")), route("rest")).label(model) == label
+
+
+def test_a_path_too_long_to_be_remembered_is_routed_all_the_same():
+    routes = router(route("rest"))
+    api = "/v1/" + "x" * module.LONGEST_REMEMBERED
+    assert found(routes, api=api) == "rest"
+    assert not routes._remembered
