@@ -184,7 +184,9 @@ async def test_calls_beyond_the_limit_wait_their_turn_in_order() -> None:
         assert counts(pool) == (0, 0, 2, 8)
         for heard in all_heard:
             assert await heard.outcome() == "200 hi"
-        assert order == all_heard
+        # The two dials run beside each other, and either may be done first; from then on it goes by the line.
+        assert set(order[:2]) == set(all_heard[:2])
+        assert order[2:] == all_heard[2:]
         assert len(up.visits) <= 2
 
 
