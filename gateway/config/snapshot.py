@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -207,10 +207,3 @@ class Snapshot:
     """Hex SHA-256 of the configuration's text, shortened to twelve digits: `config_info{hash}`."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for start-up: what was understood, what was left alone."""
-
-    def secrets(self) -> Iterator[Secret]:
-        """Yield every secret that may have to be refreshed, each with its own `file:`."""
-        for provider in self.providers.values():
-            yield from provider.credentials
-        if self.admin.token is not None:
-            yield self.admin.token

@@ -227,16 +227,3 @@ def show_duration(seconds: float) -> str:
         if seconds and seconds % factor == 0:
             return f"{_number(int(seconds // factor))}{unit}"
     return f"{f'{seconds * 1000:.3f}'.rstrip('0').rstrip('.')}ms" if seconds else "0s"
-
-
-def show_size(number: int) -> str:
-    """Write bytes as `size` reads them, in the largest unit that stays whole."""
-    for unit in ("GiB", "MiB", "KiB", "GB", "MB", "kB"):
-        if number and number % _BYTES[unit.lower()] == 0:
-            return f"{number // _BYTES[unit.lower()]}{unit}"
-    return f"{number}B"
-
-
-def show_share(value: float) -> str:
-    """Write a share as `share` reads it, to nine decimals."""
-    return f"{f'{value * 100:.9f}'.rstrip('0').rstrip('.')}%"

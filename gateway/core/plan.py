@@ -72,7 +72,7 @@ class Timeouts:
     stall_s: float = 120.0
     """Silence after the first byte of the answer."""
     answer_s: float = 600.0
-    """From send to the end of a non-streamed answer."""
+    """From send to the end of a non-streamed answer; one that flows unheld is bound by `stall_s` once it began."""
     max_stream_s: float = 3600.0
     """From send to the end of a stream."""
 

@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from gateway.config.snapshot import Client, Snapshot
+from gateway.core.actions import Advice
 from gateway.core.attempt import Ask, Place
 from gateway.core.exchange import Exchange
 from gateway.core.message import RequestHead
@@ -37,7 +38,7 @@ from gateway.dialects.forms import read_multipart
 from gateway.dialects.inbound import body_model_kind, key_in, read_target, without_keys
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver, Request
-from gateway.egress.heads import gateway_lines
+from gateway.egress.heads import advice_lines, gateway_lines
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
@@ -383,8 +384,11 @@ class Intake:
         record.status, record.bytes_out = refused.status, len(body)
         self._end(Ending.FAILED if refused.reason is Reason.INTERNAL else Ending.REFUSED, refused.reason)
         lines = [b"Content-Type: application/json\r\n", gateway_lines(record, record.ended_at, refused.reason)]
-        if refused.reason is Reason.DRAINING:
-            lines.append(b"x-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\n")
+        if refused.status >= 500:
+            # SDKs retry these by themselves: say whether that can help, and let not all come back at once.
+            again = refused.status == 503
+            delay_s = self._admission.chance.uniform(1.0, 3.0) if again else None
+            lines += advice_lines(Advice(retry=again, delay_s=delay_s))
         self._sink.open(refused.status, b"", lines, length=len(body))
         self._sink.write(body)
         self._sink.end()

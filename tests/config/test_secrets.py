@@ -170,7 +170,7 @@ providers: {{p: {{dialect: openai, base_url: https://h, api_key: [sk-1, file:{fi
     assert snapshot.admin.token is not None
     assert snapshot.admin.token.reveal() == "sk-filed"
     file.write_text("sk-rotated")
-    assert [secret.refresh() for secret in snapshot.secrets()] == [False, True, True]
+    assert [secret.refresh() for secret in (*provider.credentials, snapshot.admin.token)] == [False, True, True]
 
 
 def test_an_empty_secret_file_is_a_problem_at_its_line(tmp_path, complain):

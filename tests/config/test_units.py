@@ -155,16 +155,6 @@ def test_a_duration_written_can_be_read(milliseconds):
     assert units.duration(units.show_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
 
 
-@given(st.integers(1, 10**15))
-def test_a_size_written_can_be_read(number):
-    assert units.size(units.show_size(number)) == number
-
-
-@given(st.integers(0, 10**6))
-def test_a_share_written_can_be_read(millionths):
-    assert units.share(units.show_share(millionths / 10**6)) == pytest.approx(millionths / 10**6)
-
-
 @given(st.one_of(st.text(max_size=20), st.floats(), st.integers(), st.none(), st.booleans(), st.lists(st.integers(), max_size=2)))
 def test_readers_return_a_sane_number_or_refuse(value):
     for reader, top in ((units.duration, 366 * 86400), (units.share, 1), (units.size, 10**15), (units.decimal, 10**15)):

@@ -346,6 +346,7 @@ async def test_a_request_that_comes_back_is_refused():
         client.send(chat(BODY, b"Via: 1.0 fred, 1.1 " + ours))
         looped = await client.response()
     assert (looped.status, error_of(looped)["code"]) == (508, "loop_detected")
+    assert looped.get(b"x-should-retry") == b"false"
     assert not log
 
 

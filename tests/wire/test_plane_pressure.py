@@ -288,6 +288,8 @@ async def test_a_body_that_names_its_model_too_late_is_not_sent_to_just_anybody(
     async with plane(serving(answer(), log=log), server=server) as stage:
         response = await stage.ask(chat(body))
     assert (response.status, error_of(response)["code"]) == (503, "body_too_large")
+    assert response.get(b"x-should-retry") == b"true"
+    assert 1000 <= int(response.get(b"retry-after-ms")) <= 3000
 
 
 FORM = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
