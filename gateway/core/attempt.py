@@ -34,6 +34,10 @@ class Place:
         """Return the share of failures lately, the worse of target and provider."""
         return max(self.state.breaker.failing(now), self.provider.breaker.failing(now))
 
+    def isolated_failure(self, now: float) -> bool:
+        """Whether the failure just counted stands alone, at target and provider."""
+        return self.state.breaker.isolated(now) and self.provider.breaker.isolated(now)
+
     def worse_breaker(self, now: float) -> Breaker:
         """Return the breaker that holds this place back the most."""
         target, provider = self.state.breaker, self.provider.breaker
@@ -47,7 +51,7 @@ class Place:
 class Attempt(AttemptRecord):
     """One upstream request, with what the machine must remember of it."""
 
-    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "streaming", "uploading")
+    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "proving", "streaming", "uploading")
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class Attempt(AttemptRecord):
         self.credential = credential
         """Id of our own key to send; None: the client's own, or none."""
         self._permits = permits
+        self.proving = 0.0
+        """Not 0: it is the probe of a hold on its key, until then."""
         self.limit_s = NEVER
         """From send to first content of a stream, or to the end of another answer."""
         self.answered = False
@@ -95,11 +101,15 @@ class Attempt(AttemptRecord):
             else:
                 permit.ignore()
 
+    def convict(self, now: float) -> None:
+        """What seemed the caller's fault was the target's; found out after this attempt's end."""
+        self._permits[0].convict(now)
+
 
 class Ask:
     """What the machine must know about a client's request; set by admission, constant from then on."""
 
-    __slots__ = ("already_retried", "candidates", "deadline_at", "family", "foreign_key", "policy", "route", "safe",
+    __slots__ = ("already_retried", "candidates", "client", "deadline_at", "family", "foreign_key", "policy", "route", "safe",
                  "stream")  # fmt: skip
 
     def __init__(
@@ -114,6 +124,7 @@ class Ask:
         deadline_at: float,
         foreign_key: str | None = None,
         already_retried: bool = False,
+        client: str = "",
     ) -> None:
         self.route = route
         self.policy = policy
@@ -129,3 +140,5 @@ class Ask:
         """Hash of the client's own key where that is what goes upstream; None: our keys, or none."""
         self.already_retried = already_retried
         """The client itself is retrying (`x-stainless-retry-count` > 0)."""
+        self.client = client
+        """Who asks, as far as can be told: a name, a key's hash, or an address. Clients that differ in this are unrelated."""

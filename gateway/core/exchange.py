@@ -26,16 +26,18 @@ from gateway.core.actions import (
     Relay,
     Send,
 )
-from gateway.core.attempt import NEVER, Ask, Attempt, Place
+from gateway.core.attempt import NEVER, Ask, Attempt
 from gateway.core.placement import Chance, Go, Placement, Stuck, Wait
 from gateway.core.plan import INFERENCE
 from gateway.core.record import Ending, ExchangeRecord, Kind
 from gateway.core.registry import ProviderState, TargetState
-from gateway.core.verdicts import FAULTS, OK, Fault, IOFault, Scope, Verdict
+from gateway.core.verdicts import FAULTS, OK, Fault, IOFault, Parked, Scope, Verdict
 from gateway.errors import Reason
 
 PROBE_LIMIT_S = 10.0
-"""A half-open breaker's probe gets no longer than this where another target could have served."""
+"""A half-open breaker's probe has no longer to begin its stream where another target could have served."""
+PROBE_ANSWER_S = 60.0
+"""And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
 ADVICE_CAP_S = 60.0
 """Longer delays are treated differently by every SDK: never advise more."""
 
@@ -61,8 +63,8 @@ RANK: dict[Fault, int] = {
 CALLERS_RANK = 6
 """These are the caller's own: relayed untouched, whatever else was tried."""
 
-UNSPEAKABLE = frozenset({Fault.CREDENTIAL, Fault.BILLING, Fault.EDGE_BLOCKED})
-"""Never relayed verbatim: our own account's troubles (the body may quote the key) and pages made for browsers."""
+KEYS_OWN_STATUSES = frozenset({401, 403, 407})
+"""A caller's fault with one of these is about the caller's key, and says nothing about requests."""
 
 BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.BREAKERS_OPEN, Reason.CREDENTIALS_BENCHED})
 """What time will change: the client is told when to come back."""
@@ -90,6 +92,7 @@ class Exchange:
         "_chance",
         "_committed",
         "_counted",
+        "_doubted",
         "_due",
         "_live",
         "_placement",
@@ -115,6 +118,8 @@ class Exchange:
         self._committed = False
         self._counted: set[TargetState | ProviderState] | None = None
         """Who already bears a failure of this exchange: one exchange counts at most one against each (law 11)."""
+        self._doubted: Attempt | None = None
+        """Was told that the request is wrong, by a target that says so too often: another one is asked for its opinion."""
         self._best: Attempt | None = None
         self._best_verdict = OK
         """The most informative failure so far."""
@@ -139,6 +144,8 @@ class Exchange:
         """First content of a stream, first byte of an unheld body, or a held body that outgrew its bound: the commit point."""
         attempt.content_at = attempt.heard_at = now
         attempt.alive(now)
+        if attempt.proving:
+            self._served(attempt)
         return self._commit(now, attempt)
 
     def finished(self, now: float, attempt: Attempt) -> Actions:
@@ -148,11 +155,12 @@ class Exchange:
             attempt.content_at = now
             actions = (*self._commit(now, attempt), *FINISH)
         self._end_attempt(now, attempt, OK)
-        credential = self._placement.credential_state(attempt.place, attempt.credential)
-        if credential is not None:
-            credential.served(attempt.model, attempt.started_at)
+        self._served(attempt)
+        attempt.place.state.rejections.served += 1
         if attempt.number > 1:
             self.record.saved_by = attempt.kind
+            if self._doubted is not None:
+                self._doubted.convict(now)
         self._over(now, Ending.OK, Reason.NONE)
         return actions
 
@@ -161,10 +169,10 @@ class Exchange:
         fault = _fault(verdict)
         self._end_attempt(now, attempt, verdict)
         self._learn(now, attempt, verdict)
-        if self._best is None or RANK[fault] >= RANK[_fault(self._best_verdict)]:
+        if self._best is None or (self._doubted is None and RANK[fault] >= RANK[_fault(self._best_verdict)]):
             self._best, self._best_verdict = attempt, verdict
-        self._placement.remember(attempt.place, verdict, attempt.credential)
-        final = self._final(attempt, fault)
+        self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
+        final = self._final(now, attempt, fault)
         return self._next(now) if final is None else self._give_up(now, Stuck(final))
 
     def broke(self, now: float, attempt: Attempt, verdict: Verdict) -> Actions:
@@ -179,7 +187,7 @@ class Exchange:
         """The client left: nobody's failure."""
         if self.done:
             return NOTHING
-        actions = self._cancel_live(now)
+        actions = self._cancel_live(now, gave_up=True)
         self._over(now, Ending.CLIENT_GONE, Reason.CLIENT_GONE)
         return (*actions, *FINISH)
 
@@ -200,15 +208,13 @@ class Exchange:
         if self.done or now < self.wake_at:
             return NOTHING
         if not self._committed and now >= self._ask.deadline_at:
-            # The client's patience is nobody's failure (law 11); whoever is still asked is let go.
-            return (*self._cancel_live(now), *self._give_up(now, Stuck(Reason.DEADLINE)))
+            return (*self._cancel_live(now, gave_up=True), *self._give_up(now, Stuck(Reason.DEADLINE)))
         attempt = self._live
         if attempt is not None:
             return self._cut_short(now, attempt)
         due, self._due = self._due, None
-        if due is not None and self._placement.ready(due, now):
-            return self._send(now, due.place, due.kind)
-        return self._next(now)
+        go = self._placement.ready(due, now) if due is not None else None
+        return self._send(now, go) if go is not None else self._next(now)
 
     # -- the next attempt -----------------------------------------------------------------------------------------------------
 
@@ -219,49 +225,86 @@ class Exchange:
             return self._give_up(now, Stuck(Reason.ATTEMPTS_EXHAUSTED))
         step = self._placement.next(now)
         if isinstance(step, Go):
-            return self._send(now, step.place, step.kind)
+            return self._send(now, step)
         if isinstance(step, Wait):
             self._due = step
             return NOTHING
         return self._give_up(now, step)
 
-    def _send(self, now: float, place: Place, kind: Kind) -> Actions:
-        ask, record = self._ask, self.record
-        credential, _ = self._placement.credential(place, now)
+    def _send(self, now: float, go: Go) -> Actions:
+        ask, record, place = self._ask, self.record, go.place
         permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
-        attempt = Attempt(len(record.attempts) + 1, kind, place, credential, permits, now)
-        if kind is Kind.FIRST and not ask.already_retried:
+        attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, now)
+        credential = self._placement.credential_state(place, go.credential)
+        if credential is not None:
+            attempt.proving = credential.take(now, place.model)
+        if go.kind is Kind.FIRST and not ask.already_retried:
             place.provider.budget.deposit()
         attempt.limit_s = ask.policy.timeouts.first_token_s if ask.stream else ask.policy.timeouts.answer_s
-        if ask.stream and attempt.probe and self._placement.alternative(place, now):
-            attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S)
+        if attempt.probe and self._placement.alternative(place, now):
+            attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S if ask.stream else PROBE_ANSWER_S)
         record.attempts.append(attempt)
         self._live = attempt
         return (Send(attempt),)
 
     # -- what a failure means -------------------------------------------------------------------------------------------------
 
+    def _served(self, attempt: Attempt) -> None:
+        """The key was accepted and had room."""
+        credential = self._placement.credential_state(attempt.place, attempt.credential)
+        if credential is not None:
+            credential.served(attempt.model, attempt.started_at)
+
     def _learn(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
+        """Keep the key away from what it was refused for."""
+        fault = _fault(verdict)
+        if fault is Fault.CALLER and attempt.status not in KEYS_OWN_STATUSES:
+            attempt.place.state.rejections.rejected(now, self._ask.client)
+        parked = FAULTS[fault].parked
+        if parked is Parked.NOT:
+            return
         credential = self._placement.credential_state(attempt.place, attempt.credential)
         if credential is None:
             return
-        if verdict.fault is Fault.RATE_LIMITED and (verdict.retry_same or verdict.delay is not None):
-            credential.park(now, attempt.model, verdict.delay)
-        elif verdict.fault in (Fault.CREDENTIAL, Fault.BILLING) and self._ask.family in INFERENCE:
+        model = None if verdict.scope is Scope.CREDENTIAL else attempt.model
+        if parked is Parked.STATED:
+            # Not where the request alone is too large for the limit: others are not.
+            if verdict.retry_same or verdict.delay is not None:
+                credential.park(now, model, verdict.delay, quota_left=verdict.quota_left)
+        elif self._ask.family in INFERENCE:
             # Elsewhere a refusal may only mean that this key has no rights there; models may still be served with it.
-            credential.bench(now)
+            refused = fault is Fault.CREDENTIAL
+            credential.bench(now, model, refused=refused)
+            if refused and model is None and attempt.credential is not None:
+                attempt.place.provider.refused(now)
 
-    def _final(self, attempt: Attempt, fault: Fault) -> Reason | None:
+    def _final(self, now: float, attempt: Attempt, fault: Fault) -> Reason | None:
         """Return why no further attempt is allowed after this fault, or None (laws 3 and 10)."""
+        if self._doubted is not None:
+            if fault is Fault.CALLER:
+                self._doubted.place.state.rejections.cleared()
+            return Reason.CALLER
         if not FAULTS[fault].elsewhere:
             if any(fault in place.target.only_for for place in self._ask.candidates):
                 self._placement.only_for = fault
+            elif fault is Fault.CALLER and self._doubtful(now, attempt):
+                self._doubted = attempt
             elif not (fault is Fault.CONTENT_POLICY and self._ask.policy.failover_content_policy):
                 return Reason.CALLER
         if not self.intact:
             return Reason.NOT_RETRYABLE
         harmless = not attempt.sent_at or self._ask.safe or fault in (Fault.OVERLOADED, Fault.RATE_LIMITED)
         return None if harmless or self._ask.family in INFERENCE else Reason.NOT_RETRYABLE
+
+    def _doubtful(self, now: float, attempt: Attempt) -> bool:
+        """Whether another target should be asked if the request is really wrong (law 3)."""
+        place = attempt.place
+        return (
+            place.state.rejections.suspect
+            and attempt.status not in KEYS_OWN_STATUSES
+            and self._ask.family in INFERENCE
+            and self._placement.alternative(place, now)
+        )
 
     def _give_up(self, now: float, stuck: Stuck) -> Actions:
         """Nothing more can be tried: the client gets the most informative failure, or a refusal if nobody was asked."""
@@ -276,7 +319,7 @@ class Exchange:
         else:
             advice = self._advice(stuck, verdict)
             self._over(now, Ending.FAILED, reason)
-        if attempt.answered and fault not in UNSPEAKABLE:
+        if attempt.answered and FAULTS[fault].relayed:
             self.record.winner = attempt
             return (Relay(attempt, advice),)
         if reason is Reason.DEADLINE:
@@ -359,11 +402,18 @@ class Exchange:
             attempt.settle(now, None)
             return
         attempt.verdict = fault.value
-        attempt.settle(now, self._blamed(attempt, fault))
+        self._stop_proving(attempt)
+        attempt.settle(now, self._blamed(attempt, fault, verdict.scope))
 
-    def _blamed(self, attempt: Attempt, fault: Fault) -> Scope:
+    def _stop_proving(self, attempt: Attempt) -> None:
+        """A probe of a key ended; what it says about the key, if anything, is learned afterwards."""
+        if attempt.proving:
+            credential = self._placement.credential_state(attempt.place, attempt.credential)
+            if credential is not None:
+                credential.let_go(attempt.model, attempt.proving)
+
+    def _blamed(self, attempt: Attempt, fault: Fault, scope: Scope) -> Scope:
         """Return whose failure this is, as far as it may be counted (law 11)."""
-        scope = FAULTS[fault].scope
         if attempt.uploading and fault is Fault.STALLED:
             # The client's upload stopped, as far as we can see.
             return Scope.NOBODY
@@ -389,14 +439,24 @@ class Exchange:
         self._over(now, Ending.FAILED, refusal.reason)
         return (*actions, Break(refusal.reason.value, refusal.message))
 
-    def _cancel_live(self, now: float) -> Actions:
+    def _cancel_live(self, now: float, *, gave_up: bool = False) -> Actions:
+        """Let go of whoever is asked. `gave_up`: because the client did, which is nobody's failure unless others did so too."""
         attempt = self._live
         if attempt is None:
             return NOTHING
         self._live = None
         attempt.ended_at = now
         attempt.verdict = "cancelled"
-        attempt.settle(now, Scope.NOBODY)
+        self._stop_proving(attempt)
+        silent = gave_up and attempt.sent_at and not attempt.head_at and not attempt.uploading
+        hangs = silent and attempt.place.state.silence.gave_up(
+            now,
+            self._ask.client,
+            sent_at=attempt.sent_at,
+            lived_at=attempt.place.state.breaker.lived_at,
+            stream=self._ask.stream,
+        )
+        attempt.settle(now, self._blamed(attempt, Fault.TIMEOUT, Scope.TARGET) if hangs else Scope.NOBODY)
         self.ended_attempts.append(attempt)
         return (Cancel(attempt),)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.core.verdicts import Fault
+from gateway.core.verdicts import Fault, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class ErrorFacts:
     """The provider said when to come back."""
     own_key: bool = True
     """The credential was ours, not one passed through from the client."""
+    body: bytes = b""
+    """The answer's body, or its first part, as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Rule:
     oversize: bool | None = None
     stated_delay: bool | None = None
     own_key: bool | None = None
+    body: re.Pattern[bytes] | None = None
+    """Searched in the body as it came; for rules that operators write."""
     code: str = ""
     """Replaces the provider's own code in the verdict."""
     waits: bool = True
@@ -59,6 +63,10 @@ class Rule:
     retry_same: bool = True
     ambiguous: bool = False
     """The provider may have done the work."""
+    scope: Scope | None = None
+    """Whose failure it is, where not the fault's usual."""
+    quick: bool = False
+    """One quick try at the same target is worth it."""
 
     def fits(self, facts: ErrorFacts) -> bool:
         """Whether all conditions hold."""
@@ -71,6 +79,7 @@ class Rule:
             and (self.stated_delay is None or self.stated_delay == facts.stated_delay)
             and (self.own_key is None or self.own_key == facts.own_key)
             and (self.text is None or self.text.search(facts.message) is not None)
+            and (self.body is None or self.body.search(facts.body) is not None)
         )
 
 

@@ -1,8 +1,9 @@
 """Where the next attempt of an exchange goes: the walk over its targets.
 
 Order of preference, first that applies (laws 8 and 9):
+  0. once, the target that just failed, where that looks like an accident: quickly, and paid from the budget;
   1. the next target in order that was not tried and is admitted: free, at once;
-     but a preferred target at its rate limit is waited for, where the wait is short;
+     but a preferred target at its rate limit is waited for, where it said for how long and that is short;
   2. a target at its rate limit, where nothing else can serve and the wait fits;
   3. a target already tried, whose fault allows another go: paid from the budget, after a backoff;
   4. a target held back by its breaker: paid (not for a first attempt), and where it is hopeless, only a trickle;
@@ -18,13 +19,18 @@ from typing import Protocol
 from gateway.core.attempt import NEVER, Ask, Place
 from gateway.core.backoff import backoff
 from gateway.core.breaker import HOPELESS
+from gateway.core.credentials import CredentialState
 from gateway.core.record import Kind
-from gateway.core.registry import CredentialState
 from gateway.core.verdicts import FAULTS, OK, Again, Fault, FaultRule, Scope, Verdict
 from gateway.errors import Reason
 
-LONGEST_WAIT_S = 10.0
-"""All waiting of one exchange for rate limits together."""
+QUICK_S = 0.05
+"""A quick try comes within so long."""
+QUICK_WITHIN_S = 1.0
+"""A failure that took longer is not followed by a quick try: the client has waited enough for this target."""
+PERSISTENCE_S = (1.125, 1.5)
+"""The official SDKs' last try comes so long after their first failure (0.5 s and 1 s, less up to a quarter). Ours comes no sooner
+where there is no other target: our backoff could draw three short waits, and the client told not to retry would be worse off."""
 AMBIGUOUS_COST = 2.0
 COST = 1.0
 
@@ -38,13 +44,14 @@ class Chance(Protocol):
 
 
 class Go:
-    """Send to this place, now."""
+    """Send to this place, now, with this key (None: the client's own, or none)."""
 
-    __slots__ = ("kind", "place")
+    __slots__ = ("credential", "kind", "place")
 
-    def __init__(self, place: Place, kind: Kind) -> None:
+    def __init__(self, place: Place, kind: Kind, credential: str | None) -> None:
         self.place = place
         self.kind = kind
+        self.credential = credential
 
 
 class Wait:
@@ -73,7 +80,8 @@ class Stuck:
 class Placement:
     """The walk of one exchange: what was tried, what was waited, what is left."""
 
-    __slots__ = ("_ask", "_chance", "_indulged", "_last_wait_s", "_prepaid", "_retries", "_tried", "_waited_s", "only_for")
+    __slots__ = ("_ask", "_chance", "_failed_at", "_failures", "_hurried", "_indulged", "_last_wait_s", "_prepaid", "_quick",
+                 "_retries", "_tried", "_waited_s", "only_for")  # fmt: skip
 
     def __init__(self, ask: Ask, chance: Chance) -> None:
         self._ask = ask
@@ -90,20 +98,37 @@ class Placement:
         """A preferred target was waited for; once, since the attempts are for the others too."""
         self._prepaid: Place | None = None
         """Paid for, and not asked since: a wait that came to nothing is not paid twice."""
+        self._quick: Place | None = None
+        """Just failed in a way that a quick try may mend."""
+        self._hurried = False
+        """The one quick try is used up."""
+        self._failures = 0
+        self._failed_at = 0.0
+        """When the first attempt failed."""
 
-    def remember(self, place: Place, verdict: Verdict, credential: str | None) -> None:
-        """Note that this place was asked with this key and failed."""
+    def remember(self, now: float, place: Place, verdict: Verdict, credential: str | None, took_s: float) -> None:
+        """Note that this place was asked with this key and failed after so long."""
         if self._tried is None:
             self._tried = {}
+            self._failed_at = now
+        self._failures += 1
+        may_hurry = verdict.quick and verdict.retry_same and not self._ask.already_retried and took_s <= QUICK_WITHIN_S
+        # Never the last attempt: that one is another target's, or comes no sooner than an SDK's last would.
+        may_hurry = may_hurry and self._failures + 1 < self._ask.policy.attempts
+        self._quick = place if may_hurry and not self._hurried else None
         before = self._tried.get(place)
         self._tried[place] = (verdict, (credential,) if before is None else (*before[1], credential))
         self._prepaid = None
 
     def next(self, now: float) -> Go | Wait | Stuck:
         """Decide on the next attempt; what it costs is withdrawn from the provider's budget."""
+        if self._quick is not None:
+            again = self._hurry(now, self._quick)
+            if again is not None:
+                return again
         tried = self._tried
-        held_back: list[Place] = []
-        parked: list[tuple[float, Place]] = []
+        held_back: list[tuple[Place, str | None]] = []
+        parked: list[tuple[float, Place, str | None]] = []
         for place in self._ask.candidates:
             if not self._eligible(place):
                 continue
@@ -114,23 +139,23 @@ class Placement:
                 continue
             share = place.share(now)
             if usable_at > now or (repeat and share > 0.0):
-                parked.append((usable_at, place))
+                parked.append((usable_at, place, key))
             elif share >= 1.0 or (share > 0.0 and self._chance.random() < share):
-                return self._preferred(now, parked) or Go(place, self._kind(place))
+                return (self._preferred(now, parked) if parked else None) or Go(place, self._kind(place), key)
             else:
-                held_back.append(place)
+                held_back.append((place, key))
         return self._without_alternative(now, held_back, parked)
 
     def credential(self, place: Place, now: float) -> tuple[str | None, float]:
         """Return the key to use (None: the client's own or none) and from when it may be used (0 or past: now)."""
         if self._ask.foreign_key is not None or not place.target.provider.credentials:
-            return None, self._unowned(place).usable_at(place.model)
+            return None, self._unowned(place).usable_at(now, place.model)
         earliest, best = NEVER, None
         states = place.provider.credentials
         # The keys are those of the exchange's own snapshot: a reload may have changed the provider's meanwhile.
         for key in place.target.provider.credentials:
             state = states.get(key)
-            usable_at = state.usable_at(place.model) if state is not None else 0.0
+            usable_at = state.usable_at(now, place.model) if state is not None else 0.0
             if usable_at <= now:
                 return key, usable_at
             if usable_at < earliest:
@@ -147,9 +172,12 @@ class Placement:
         """Return what is known of the client's own key here; requests without any key share one account, and its rate limits."""
         return place.provider.foreign(self._ask.foreign_key or "")
 
-    def ready(self, wait: Wait, now: float) -> bool:
-        """Whether a place that was waited for can be used now; others may have changed its state meanwhile."""
-        return self.credential(wait.place, now)[1] <= now and (wait.against_breaker or wait.place.share(now) > 0.0)
+    def ready(self, wait: Wait, now: float) -> Go | None:
+        """Return the way to a place that was waited for, if it can be used now; others may have changed its state meanwhile."""
+        key, usable_at = self.credential(wait.place, now)
+        if usable_at <= now and (wait.against_breaker or wait.place.share(now) > 0.0):
+            return Go(wait.place, wait.kind, key)
+        return None
 
     def alternative(self, place: Place, now: float) -> bool:
         """Whether another target, not tried yet, could serve now."""
@@ -169,23 +197,36 @@ class Placement:
         only_for = place.target.only_for
         return self.only_for in only_for if self.only_for is not None else not only_for
 
-    def _preferred(self, now: float, parked: list[tuple[float, Place]]) -> Wait | None:
-        """Wait for a preferred target that is at its rate limit, where another could serve at once but the wait is short."""
+    def _hurry(self, now: float, place: Place) -> Wait | None:
+        """Ask the target that just failed once more, and soon, where its failure looks like an accident."""
+        self._quick = None
+        if not place.isolated_failure(now) or self.credential(place, now)[1] > now or not self._paid(now, place):
+            return None
+        self._hurried = True
+        return Wait(place, Kind.RETRY, now + self._chance.uniform(0.0, QUICK_S))
+
+    def _preferred(self, now: float, parked: list[tuple[float, Place, str | None]]) -> Wait | None:
+        """Wait for a preferred target that is at its rate limit, where another could serve at once but the stated wait is short."""
         limit_s = self._ask.policy.rate_limit_wait_s
         if self._indulged or not limit_s:
             return None
-        for usable_at, place in parked:
+        for usable_at, place, key in parked:
             wait_s = usable_at - now
-            if wait_s <= limit_s and place.share(now) > 0.0 and self._fits(now, wait_s) and self._paid(now, place):
+            if wait_s > limit_s or place.share(now) <= 0.0 or not self._fits(now, wait_s, place):
+                continue
+            state = self.credential_state(place, key)
+            if state is not None and state.stated(now, place.model) and self._paid(now, place):
                 self._indulged = True
                 return self._wait_for(now, place, usable_at)
         return None
 
-    def _without_alternative(self, now: float, held_back: list[Place], parked: list[tuple[float, Place]]) -> Go | Wait | Stuck:
+    def _without_alternative(
+        self, now: float, held_back: list[tuple[Place, str | None]], parked: list[tuple[float, Place, str | None]]
+    ) -> Go | Wait | Stuck:
         stuck = Stuck(Reason.ATTEMPTS_EXHAUSTED if self._tried else Reason.NO_TARGET)
-        for usable_at, place in sorted(parked, key=lambda entry: entry[0]):
+        for usable_at, place, _ in sorted(parked, key=lambda entry: entry[0]):
             wait_s = max(0.0, usable_at - now)
-            if not self._fits(now, wait_s):
+            if not self._fits(now, wait_s, place):
                 stuck = Stuck(self._why_parked(place, now), wait_s)
                 break
             if self._paid(now, place):
@@ -209,7 +250,7 @@ class Placement:
             if (place.share(now) <= 0.0) is not against_breaker:
                 continue
             parked_s = max(0.0, self.credential(place, now)[1] - now)
-            if parked_s and not self._fits(now, parked_s):
+            if parked_s and not self._fits(now, parked_s, place):
                 stuck = Stuck(self._why_parked(place, now), parked_s)
                 continue
             wait_s = backoff(self._ask.policy.backoff, self._retries, self._last_wait_s, self._chance.uniform)
@@ -217,6 +258,10 @@ class Placement:
                 wait_s = max(wait_s, self._jittered(verdict.delay))
             if parked_s:
                 wait_s = max(wait_s, self._jittered(parked_s))
+            if self._failures + 1 >= self._ask.policy.attempts:
+                persistent_s = self._failed_at + self._chance.uniform(*PERSISTENCE_S) - now
+                if now + persistent_s < self._ask.deadline_at:
+                    wait_s = max(wait_s, persistent_s)
             if now + wait_s >= self._ask.deadline_at:
                 stuck = Stuck(Reason.DEADLINE, verdict.delay)
             elif against_breaker and _hopeless(place, now):
@@ -230,14 +275,14 @@ class Placement:
                 return Wait(place, Kind.RETRY, now + wait_s, against_breaker=against_breaker)
         return stuck
 
-    def _against_breaker(self, now: float, held_back: list[Place]) -> Go | Stuck:
+    def _against_breaker(self, now: float, held_back: list[tuple[Place, str | None]]) -> Go | Stuck:
         """Every target that is left is held back by its breaker: go on all the same, unless that is hopeless (law 8)."""
-        place = min(held_back, key=lambda candidate: candidate.failing(now))
+        place, key = min(held_back, key=lambda entry: entry[0].failing(now))
         if _hopeless(place, now):
-            return Stuck(Reason.BREAKERS_OPEN, min(candidate.reopens_in(now) for candidate in held_back))
+            return Stuck(Reason.BREAKERS_OPEN, min(candidate.reopens_in(now) for candidate, _ in held_back))
         if self._tried and not self._paid(now, place, least=COST):
             return Stuck(Reason.RETRY_BUDGET)
-        return Go(place, self._kind(place))
+        return Go(place, self._kind(place), key)
 
     # -- small questions ------------------------------------------------------------------------------------------------------
 
@@ -253,13 +298,14 @@ class Placement:
 
     def _why_parked(self, place: Place, now: float) -> Reason:
         states = place.provider.credentials.values()
-        if self._ask.foreign_key is None and states and all(state.benched_until > now for state in states):
+        if self._ask.foreign_key is None and states and all(state.benched(now, place.model) for state in states):
             return Reason.CREDENTIALS_BENCHED
         return Reason.RATE_LIMITED
 
-    def _fits(self, now: float, wait_s: float) -> bool:
-        """Whether waiting this long, with its jitter, still leaves the client's patience and our own bound."""
-        return self._waited_s + wait_s <= LONGEST_WAIT_S and now + max(0.0, wait_s) * 1.5 < self._ask.deadline_at
+    def _fits(self, now: float, wait_s: float, place: Place) -> bool:
+        """Whether waiting this long, with its jitter, still leaves the client's patience and the provider's own bound."""
+        longest_s = place.target.provider.queue_wait_s
+        return self._waited_s + wait_s <= longest_s and now + max(0.0, wait_s) * 1.5 < self._ask.deadline_at
 
     def _wait_for(self, now: float, place: Place, usable_at: float) -> Wait:
         """Wait until a rate limit lets us: never sooner than stated, and not all at the same moment."""
@@ -296,7 +342,7 @@ def _rule(verdict: Verdict) -> FaultRule:
 def _about_another_key(asked: tuple[Verdict, tuple[str | None, ...]], key: str | None) -> bool:
     """Whether what was said about the keys of a target that were asked leaves this one untouched."""
     verdict, keys = asked
-    if key in keys or _rule(verdict).scope is not Scope.CREDENTIAL:
+    if key in keys or verdict.scope not in (Scope.CREDENTIAL, Scope.KEY_ON_MODEL):
         return False
     return verdict.retry_same or verdict.fault is not Fault.RATE_LIMITED
 

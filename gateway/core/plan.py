@@ -125,6 +125,8 @@ class ProviderPlan:
     """Ids of our own keys (never the keys), in order of preference; empty: the client's own key is passed through."""
     breaker: BreakerPlan = field(default_factory=BreakerPlan)
     budget: BudgetPlan = field(default_factory=BudgetPlan)
+    queue_wait_s: float = 10.0
+    """All waiting of one exchange for this provider's limits together, at most."""
 
 
 @dataclass(frozen=True, slots=True)

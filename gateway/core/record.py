@@ -32,6 +32,10 @@ class Ending(StrEnum):
     CLIENT_GONE = "client_gone"
 
 
+_OTHER, _FAILED, _NONE = Family.OTHER, Ending.FAILED, Reason.NONE
+"""Python 3.11 is slow to find an enumeration's members; these are needed for every request."""
+
+
 class AttemptRecord:
     """One upstream request."""
 
@@ -117,7 +121,7 @@ class ExchangeRecord:
         self.method = ""
         self.path = ""
         """Without the query, which may hold a key."""
-        self.family = Family.OTHER
+        self.family = _OTHER
         self.route = ""
         self.client = ""
         """The authenticated client's name; empty where there are no `clients`."""
@@ -129,8 +133,8 @@ class ExchangeRecord:
         self.attempts: list[AttemptRecord] = []
         self.winner: AttemptRecord | None = None
         """The attempt whose answer the client got, good or bad; None for the gateway's own answers."""
-        self.ending = Ending.FAILED
-        self.reason = Reason.NONE
+        self.ending = _FAILED
+        self.reason = _NONE
         self.saved_by: Kind | None = None
         """Kind of the winning attempt, where the first one was not `ok` and the client got a whole, good answer."""
         self.status = 0

@@ -13,72 +13,21 @@ from functools import partial
 
 from gateway.core.breaker import Breaker, State
 from gateway.core.budget import Budget
+from gateway.core.credentials import CredentialState
 from gateway.core.plan import Family, ProviderPlan
+from gateway.core.suspicion import Rejections, Silence
 
 MAX_TARGETS = 4096
 MAX_FOREIGN = 4096
-MAX_PARK_S = 60.0
-FIRST_PARK_S = 1.0
-"""How long a rate limit without a stated delay keeps us away; doubles while it goes on."""
-BENCH_S = 60.0
-MAX_BENCH_S = 900.0
-"""A benched credential is tried again after a minute, then ever less often: an operator may have topped up the account."""
 
 Moved = Callable[[str, str, str, State], None]
 """(provider, model, family, new state); model and family are empty for a provider's own breaker."""
 
 
-class CredentialState:
-    """What one key may do: benched as a whole, or parked per model by a rate limit."""
-
-    __slots__ = ("_parked", "_streak", "benched_until", "benches")
-
-    def __init__(self) -> None:
-        self.benched_until = 0.0
-        self.benches = 0
-        self._parked: dict[str, float] = {}
-        self._streak: dict[str, int] = {}
-
-    def usable_at(self, model: str) -> float:
-        """Return from when on this key may be used for the model; 0 where nothing holds it back."""
-        if not self._parked:
-            return self.benched_until
-        return max(self.benched_until, self._parked.get(model, 0.0))
-
-    def park(self, now: float, model: str, delay_s: float | None) -> None:
-        """Keep away from this model for the stated delay (at most a minute), or for a doubling while if none was stated."""
-        if model not in self._parked and len(self._parked) >= MAX_TARGETS:
-            self._parked.clear()
-            self._streak.clear()
-        until, streak = self._parked.get(model, 0.0), self._streak.get(model, 0)
-        if now >= until:
-            # Only the first refusal after a pause says that the pause was too short; others were under way together with it.
-            streak = self._streak[model] = streak + 1
-        if delay_s is None:
-            delay_s = FIRST_PARK_S * 2.0 ** min(streak - 1, 6)
-        self._parked[model] = max(until, now + min(delay_s, MAX_PARK_S))
-
-    def bench(self, now: float) -> None:
-        """Take the key out of use: refused or out of money. Requests refused together count as one refusal."""
-        if now >= self.benched_until:
-            self.benched_until = now + min(MAX_BENCH_S, BENCH_S * 2.0 ** min(self.benches, 10))
-            self.benches += 1
-
-    def served(self, model: str, began_at: float = float("inf")) -> None:
-        """A request with this key was served: trouble that ended before it began is over. Without a time, all trouble is."""
-        if self.benches and began_at >= self.benched_until:
-            self.benches = 0
-            self.benched_until = 0.0
-        if self._parked:
-            until = self._parked.get(model)
-            if until is not None and began_at >= until:
-                del self._parked[model], self._streak[model]
-
-
 class TargetState:
     """What is known of one target for one family."""
 
-    __slots__ = ("breaker", "family", "label", "model", "provider")
+    __slots__ = ("breaker", "family", "label", "model", "provider", "rejections", "silence")
 
     def __init__(self, provider: str, model: str, label: str, family: Family, breaker: Breaker) -> None:
         self.provider = provider
@@ -87,6 +36,8 @@ class TargetState:
         """The model's name for metrics: `*` where no route lists it."""
         self.family = family
         self.breaker = breaker
+        self.rejections = Rejections()
+        self.silence = Silence()
 
 
 class ProviderState:
@@ -122,7 +73,18 @@ class ProviderState:
 
     def benched(self, now: float) -> int:
         """Return how many of our own keys are benched."""
-        return sum(state.benched_until > now for state in self.credentials.values())
+        return sum(state.benched(now) for state in self.credentials.values())
+
+    def refused(self, now: float) -> None:
+        """One of our own keys was refused. When all of them are, it is the provider that fails (law 7), not the keys.
+
+        Valid keys have been refused for over an hour: so the breaker decides when to look again, and not the bench.
+        """
+        states = self.credentials.values()
+        if all(state.refused and state.benched(now) for state in states):
+            self.breaker.trip(now)
+            for state in states:
+                state.retry_at(now + self.breaker.reopens_in(now))
 
 
 class Registry:
@@ -184,5 +146,21 @@ class Registry:
         def moved(state: State) -> None:
             # The label is read when it is needed: a reload may have changed it.
             self._moved(target.provider, target.label, target.family, state)
+            if state is State.OPEN:
+                self._suspect_provider(target)
 
         return moved
+
+    def _suspect_provider(self, opened: TargetState) -> None:
+        """Open a provider's own breaker when two of its targets fail and none has succeeded meanwhile (law 7)."""
+        provider = self.providers.get(opened.provider)
+        if provider is None:
+            # A reload took it away while an exchange was still asking it.
+            return
+        breaker = provider.breaker
+        for other in self._targets.values():
+            if other.provider == opened.provider and other is not opened and other.breaker.state is State.OPEN:
+                since = min(opened.breaker.failing_since, other.breaker.failing_since)
+                if breaker.lived_at < since:
+                    breaker.trip(opened.breaker.opened_at)
+                    return

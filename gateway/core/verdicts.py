@@ -55,6 +55,9 @@ class Scope(StrEnum):
 
     NOBODY = "nobody"
     CREDENTIAL = "credential"
+    """The key, whatever it is used for."""
+    KEY_ON_MODEL = "key_on_model"
+    """The key, for this model."""
     TARGET = "target"
     PROVIDER = "provider"
 
@@ -69,15 +72,30 @@ class Again(StrEnum):
     """After the delay the provider stated."""
 
 
+class Parked(StrEnum):
+    """How long a fault keeps everybody away from what failed, beside the breaker."""
+
+    NOT = "not"
+    STATED = "stated"
+    """The stated delay, at most a minute; where none was stated, a second that doubles. Then one request is the probe."""
+    BENCHED = "benched"
+    """A minute that doubles up to a quarter of an hour, or until the configuration changes. Then one request is the probe."""
+
+
 @dataclass(frozen=True, slots=True)
 class FaultRule:
-    """What one fault allows: again at the same target, elsewhere, and whose failure it is."""
+    """What one fault allows: again at the same target, elsewhere, how long to stay away, and whose failure it is."""
 
     again: Again
     elsewhere: bool
     scope: Scope
+    """Where the verdict names no other."""
     status: int
     """What the client gets when the gateway must answer for this fault in its own words."""
+    parked: Parked = Parked.NOT
+    relayed: bool = True
+    """Whether the provider's own answer may be the client's. Not our account's troubles, whose text may quote the key, and not
+    pages made for browsers."""
 
 
 FAULTS: dict[Fault, FaultRule] = {
@@ -85,18 +103,20 @@ FAULTS: dict[Fault, FaultRule] = {
     Fault.TIMEOUT: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
     Fault.STALLED: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
     Fault.OVERLOADED: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 503),
-    Fault.RATE_LIMITED: FaultRule(Again.WAIT, True, Scope.CREDENTIAL, 429),
+    Fault.RATE_LIMITED: FaultRule(Again.WAIT, True, Scope.KEY_ON_MODEL, 429, Parked.STATED),
     Fault.SERVER_ERROR: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
-    Fault.BILLING: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503),
-    Fault.CREDENTIAL: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503),
+    Fault.BILLING: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503, Parked.BENCHED, relayed=False),
+    Fault.CREDENTIAL: FaultRule(Again.NEVER, True, Scope.CREDENTIAL, 503, Parked.BENCHED, relayed=False),
     Fault.MODEL_GONE: FaultRule(Again.NEVER, True, Scope.TARGET, 404),
     Fault.CONTEXT_LENGTH: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
     Fault.CONTENT_POLICY: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
     Fault.CALLER: FaultRule(Again.NEVER, False, Scope.NOBODY, 400),
     Fault.STREAM_BROKEN: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
-    Fault.EDGE_BLOCKED: FaultRule(Again.NEVER, True, Scope.PROVIDER, 502),
+    Fault.EDGE_BLOCKED: FaultRule(Again.NEVER, True, Scope.PROVIDER, 502, relayed=False),
     Fault.UNKNOWN: FaultRule(Again.LAST_RESORT, True, Scope.TARGET, 502),
 }
+"""The one table of what each fault allows. Elsewhere means at once and without a sleep. The table in the documentation is made from
+this one."""
 
 
 class Outcome:
@@ -131,7 +151,7 @@ class Outcome:
 class Verdict:
     """An outcome classified. `fault` is None for a good answer."""
 
-    __slots__ = ("ambiguous", "code", "delay", "fault", "message", "retry_same")
+    __slots__ = ("ambiguous", "code", "delay", "fault", "message", "quick", "quota_left", "retry_same", "scope")
 
     def __init__(
         self,
@@ -142,6 +162,9 @@ class Verdict:
         delay: float | None = None,
         retry_same: bool = True,
         ambiguous: bool = False,
+        scope: Scope | None = None,
+        quick: bool = False,
+        quota_left: bool = False,
     ) -> None:
         self.fault = fault
         self.code = code
@@ -153,6 +176,12 @@ class Verdict:
         """False where the provider said `x-should-retry: false`: forbids the same target, never another."""
         self.ambiguous = ambiguous
         """The provider may have done (and billed) the work: repeating it costs the budget double."""
+        self.scope = scope if scope is not None else Scope.NOBODY if fault is None else FAULTS[fault].scope
+        """Whose failure it is."""
+        self.quick = quick
+        """Often gone at the next try: one quick try at a target that is otherwise well may spare the way elsewhere."""
+        self.quota_left = quota_left
+        """A rate limit whose own headers say that quota remains, and that names no delay."""
 
     def __repr__(self) -> str:
         return f"<Verdict {self.fault or 'ok'} {self.code}>"

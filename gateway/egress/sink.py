@@ -13,6 +13,11 @@ from typing import Protocol
 class Sink(Protocol):
     """Where an answer goes: one client's turn on its connection."""
 
+    @property
+    def peer(self) -> str:
+        """The client's address, without its port; empty where it has none."""
+        ...
+
     def open(self, status: int, phrase: bytes, lines: list[bytes], *, length: int | None) -> None:
         """Write the response head.
 

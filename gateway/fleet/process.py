@@ -197,7 +197,7 @@ class Gateway:
     def _welcome(self, provider: str, secret: Secret) -> None:
         """The key under this id is another one now, and has done nothing wrong yet."""
         log.info("provider %s: a key was read anew from its file", provider)
-        self._registry.providers[provider].credentials[secret.id].served("")
+        self._registry.providers[provider].credentials[secret.id].forget()
 
     def _breaker_moved(self, provider: str, model: str, family: str, to: State) -> None:
         self._metrics.breaker_moved(provider, model, family, to.value)

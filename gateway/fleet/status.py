@@ -51,7 +51,7 @@ def _provider(provider: Provider, live: ProviderState, registry: Registry, now: 
         "share": live.breaker.shown_share(now),
         "retry_budget": round(live.budget.balance(now), 2),
         "credentials": [
-            {"id": key, "benched_for_s": round(max(0.0, held.benched_until - now), 1)} for key, held in live.credentials.items()
+            {"id": key, "benched_for_s": round(held.benched_for(now), 1)} for key, held in live.credentials.items()
         ],
         "targets": [
             {"model": target.model, "family": target.family.value, "share": target.breaker.shown_share(now)}

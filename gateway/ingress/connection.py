@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "_wants_continue",
         "due",
+        "peer",
     )
 
     _transport: asyncio.Transport
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self.due = NEVER
         """The sweep's time from which on the client has kept us waiting too long."""
+        self.peer = ""
 
     # What the event loop calls.
 
@@ -93,6 +95,9 @@ class Connection(asyncio.Protocol):
         # uvloop's transports have the methods but not the base class.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        address = self._transport.get_extra_info("peername")
+        # A Unix socket's peer has no address, or a path that says nothing about who it is.
+        self.peer = address[0] if isinstance(address, tuple) else ""
         self.due = self._server.idle_due
         self._server.joined(self)
 

@@ -35,6 +35,9 @@ _CHUNKED, _UNTIL_CLOSE, _NO_BODY = -1, -2, -3
 class Wire(Protocol):
     """What a turn needs of its connection."""
 
+    peer: str
+    """The client's address, without its port; empty where it has none."""
+
     def send(self, data: bytes) -> None:
         """Write to the socket."""
         ...
@@ -73,6 +76,10 @@ class Turn:
         self._left = _NO_BODY
         self._keep = request.keep_alive
         self.opened = False
+
+    @property
+    def peer(self) -> str:
+        return self._wire.peer if self._wire is not None else ""
 
     def open(self, status: int, phrase: bytes, lines: list[bytes], *, length: int | None) -> None:
         """Hold the head until the first body bytes, the end, or the server's next sweep.

@@ -14,7 +14,7 @@ from gateway.core.breaker import Breaker
 from gateway.core.exchange import Exchange
 from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Family, Policy, ProviderPlan, Target, Timeouts
 from gateway.core.record import ExchangeRecord
-from gateway.core.registry import Registry
+from gateway.core.registry import ProviderState, Registry
 from gateway.core.verdicts import Fault, Verdict
 
 NOW = 1000.0
@@ -40,8 +40,11 @@ def provider(
     keys: Iterable[str] = ("key-1",),
     breaker: BreakerPlan | None = None,
     budget: BudgetPlan | None = None,
+    queue_wait: float = 10.0,
 ) -> ProviderPlan:
-    return ProviderPlan(name, name, tuple(keys), breaker=breaker or BreakerPlan(), budget=budget or BudgetPlan())
+    return ProviderPlan(
+        name, name, tuple(keys), breaker=breaker or BreakerPlan(), budget=budget or BudgetPlan(), queue_wait_s=queue_wait
+    )
 
 
 def policy(
@@ -67,13 +70,19 @@ def policy(
 class World:
     """Providers with live state, and a clock. A target is written `a`, or `a/model`, or `a/model?fault` (tried only for it)."""
 
-    def __init__(self, *targets: str, keys: Iterable[str] = ("key-1",), breaker: BreakerPlan | None = None) -> None:
+    def __init__(
+        self,
+        *targets: str,
+        keys: Iterable[str] = ("key-1",),
+        breaker: BreakerPlan | None = None,
+        queue_wait: float = 10.0,
+    ) -> None:
         self.now = NOW
         self.chance = Chance()
         self.moves: list[str] = []
         self.registry = Registry(self.chance.uniform, self._moved)
         names = [target.partition("/")[0].partition("?")[0] for target in targets]
-        self.plans = {name: provider(name, keys=keys, breaker=breaker) for name in names}
+        self.plans = {name: provider(name, keys=keys, breaker=breaker, queue_wait=queue_wait) for name in names}
         self.registry.adopt(self.plans.values(), self.now)
         self.targets = targets
 
@@ -96,8 +105,25 @@ class World:
     def key(self, name: str = "a", key: str = "key-1"):
         return self.registry.providers[name].credentials[key]
 
+    def usable_in(self, name: str = "a", key: str = "key-1", model: str = MODEL) -> float:
+        """Seconds until a key may be used for a model, as far as can be told."""
+        return round(max(0.0, self.key(name, key).usable_at(self.now, model) - self.now), 6)
+
+    def state(self, name: str = "a") -> ProviderState:
+        return self.registry.providers[name]
+
+    def failures(self, name: str) -> int:
+        """Failures counted against a target lately."""
+        return self.breaker(name)._window.totals(self.now)[1]
+
     def exchange(self, **settings) -> Story:
         return Story(self, **settings)
+
+    def serves(self, name: str = "a", *, times: int = 1) -> None:
+        """Have a target serve somebody else, so that it counts as well."""
+        for _ in range(times):
+            for breaker in (self.breaker(name), self.place(name).provider.breaker):
+                breaker.admit(self.now).success(self.now)
 
     def _place(self, text: str, family: Family) -> Place:
         where, _, faults = text.partition("?")
@@ -126,6 +152,7 @@ class Story:
         patience: float = 600.0,
         foreign_key: str | None = None,
         already_retried: bool = False,
+        client: str = "one",
     ) -> None:
         self.world = world
         self.record = ExchangeRecord("req-1", world.now)
@@ -139,6 +166,7 @@ class Story:
             deadline_at=world.now + patience,
             foreign_key=foreign_key,
             already_retried=already_retried,
+            client=client,
         )
         self.machine = Exchange(ask, self.record, world.chance)
         self.advice: Advice | None = None
@@ -172,12 +200,16 @@ class Story:
         self.world.now += after
         return self.told(self.machine.finished(self.world.now, self.attempt))
 
-    def fails(self, fault: str, *, after: float = 0.0, sent: bool = True, answered: bool | None = None, **verdict) -> list[str]:
+    def fails(
+        self, fault: str, *, after: float = 0.0, sent: bool = True, answered: bool | None = None, status: int = 0, **verdict
+    ) -> list[str]:
         """The attempt fails before its commit; faults that come with an answer are whole answers unless told otherwise."""
         self.world.now += after
         attempt = self.attempt
         if sent and not attempt.sent_at:
             self.machine.sending(self.world.now, attempt)
+        if status:
+            self.head(status)
         attempt.answered = fault not in {"connect", "timeout", "stream_broken"} if answered is None else answered
         return self.told(self.machine.failed(self.world.now, attempt, Verdict(Fault(fault), **verdict)))
 
@@ -273,3 +305,15 @@ def shut(breaker: Breaker, now: float, *, good: int = 20) -> None:
         breaker.admit(now - 2.0).success(now - 2.0)
     for at in (now - 1.5, now - 1.2, now - 1.0, now - 0.5, now):
         breaker.admit(at).dropped(at)
+
+
+def fail(breaker: Breaker, *times: float) -> None:
+    """Have an attempt fail at each of these times."""
+    for at in times:
+        breaker.admit(at).dropped(at)
+
+
+def serve(breaker: Breaker, *times: float) -> None:
+    """Have an attempt succeed at each of these times."""
+    for at in times:
+        breaker.admit(at).success(at)

@@ -14,11 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.core.actions import Break, Cancel, Commit, Finish, Open, Refuse, Relay, Send
 from gateway.core.attempt import NEVER
-from gateway.core.breaker import Breaker
+from gateway.core.breaker import Breaker, Permit
 from gateway.core.budget import Budget
+from gateway.core.credentials import CredentialState
 from gateway.core.plan import INFERENCE, BreakerPlan, Family
 from gateway.core.record import Ending, Kind
-from gateway.core.verdicts import FAULTS, Fault, Verdict
+from gateway.core.verdicts import FAULTS, Again, Fault, Scope, Verdict
 from gateway.errors import Reason
 from tests.core.build import World, policy, provider, shut
 
@@ -27,13 +28,26 @@ TERMINAL = (Relay, Refuse, Break, Finish)
 SECONDS = st.sampled_from([0.0, 0.01, 0.3, 1.0, 2.5, 9.0, 40.0, 130.0])
 
 PASSING = [Fault.SERVER_ERROR, Fault.OVERLOADED, Fault.CONNECT, Fault.STREAM_BROKEN, Fault.RATE_LIMITED]
-VERDICTS = st.builds(
-    Verdict,
-    st.sampled_from(PASSING * 3 + list(Fault)),
-    delay=st.sampled_from([None, None, 0.0, 0.7, 3.0, 20.0, 90.0]),
-    retry_same=st.sampled_from([True, True, True, False]),
-    ambiguous=st.booleans(),
-)
+OF_A_KEY = {Scope.CREDENTIAL, Scope.KEY_ON_MODEL}
+
+
+@st.composite
+def verdicts(draw):
+    fault = draw(st.sampled_from(PASSING * 3 + [Fault.CALLER] * 4 + list(Fault)))
+    return Verdict(
+        fault,
+        delay=draw(st.sampled_from([None, None, 0.0, 0.7, 3.0, 20.0, 90.0])),
+        retry_same=draw(st.sampled_from([True, True, True, False])),
+        ambiguous=draw(st.booleans()),
+        scope=draw(st.sampled_from([None] * 6 + [Scope.KEY_ON_MODEL, Scope.CREDENTIAL]))
+        if FAULTS[fault].scope in OF_A_KEY
+        else None,
+        quick=FAULTS[fault].again is Again.LAST_RESORT and draw(st.booleans()),
+        quota_left=fault is Fault.RATE_LIMITED and draw(st.booleans()),
+    )
+
+
+VERDICTS = verdicts()
 POLICIES = st.builds(
     policy,
     attempts=st.integers(1, 5),
@@ -54,7 +68,22 @@ REQUESTS = {
     "safe": st.booleans(),
     "patience": st.sampled_from([600.0, 600.0, 60.0, 4.0, 0.0]),
     "already_retried": st.sampled_from([False, False, True]),
+    "client": st.sampled_from(["one", "two", "three"]),
 }
+ADVICE = {
+    Reason.CALLER: None,
+    Reason.RETRY_BUDGET: None,
+    Reason.NOT_RETRYABLE: None,
+    Reason.ATTEMPTS_EXHAUSTED: False,
+    Reason.DEADLINE: False,
+    Reason.NO_TARGET: False,
+    Reason.RATE_LIMITED: True,
+    Reason.BREAKERS_OPEN: True,
+    Reason.CREDENTIALS_BENCHED: True,
+    Reason.DRAINING: True,
+}
+"""`x-should-retry`: the upstream's where the answer is the caller's own, or where we did not try what its SDK may; false where we are
+spent; true where we know when to come back."""
 
 
 class Ledger(Budget):
@@ -62,12 +91,19 @@ class Ledger(Budget):
 
     def __init__(self, plan, now):
         super().__init__(plan, now)
-        self.receipts = 0
+        self.paid = 0.0
 
     def withdraw(self, now, cost):
         paid = super().withdraw(now, cost)
-        self.receipts += paid
+        self.paid += cost * paid
         return paid
+
+
+def may_go_again(verdict, *, same_key):
+    """Whether a target that answered so may be asked once more in the same exchange."""
+    if not same_key and verdict.scope in OF_A_KEY:
+        return verdict.retry_same or verdict.fault is not Fault.RATE_LIMITED
+    return verdict.retry_same and FAULTS[verdict.fault].again is not Again.NEVER
 
 
 class AnyExchange(RuleBasedStateMachine):
@@ -75,20 +111,43 @@ class AnyExchange(RuleBasedStateMachine):
         names=st.lists(st.sampled_from(TARGETS), min_size=1, max_size=4, unique=True),
         keys=st.sampled_from([(), ("key-1",), ("key-1", "key-2")]),
         seed=st.integers(0, 99),
+        past=st.sampled_from(["none", "hanging", "good", "doubtful", "doubtful"]),
         trouble=st.lists(st.integers(0, 99), max_size=3),
         **REQUESTS,
     )
-    def begin(self, names, keys, trouble, seed, **request):
+    def begin(self, names, keys, seed, past, trouble, **request):
         self.world = World(*names, keys=keys, breaker=BreakerPlan(consecutive=2, min_requests=4))
         self.world.chance = Random(seed)
         for state in self.world.registry.providers.values():
             state.budget = Ledger(state.plan.budget, self.world.now)
-        self.failures, self.elsewhere, self.sound = Counter(), False, False
-        self.patched = patch.object(Breaker, "failed", self.counted(Breaker.failed))
-        self.patched.start()
+        self.failures, self.convictions, self.expected = Counter(), Counter(), Counter()
+        self.elsewhere, self.sound, self.bystanders, self.given_up = False, False, [], {}
+        self.patches = [
+            patch.object(Breaker, "failed", self.counted(Breaker.failed)),
+            patch.object(Permit, "convict", self.convicted(Permit.convict)),
+            patch.object(CredentialState, "take", self.taken(CredentialState.take)),
+        ]
+        for patched in self.patches:
+            patched.start()
+        if past == "hanging":
+            for place in self.world.places():
+                self.somebody_else_gives_up(place.state)
+        elif past != "none":
+            for place in self.world.places():
+                place.state.rejections.served += 30
+            for name in names:
+                self.world.serves(name)
+        if past == "doubtful":
+            self.many_are_rejected()
         for which in trouble:
             self.something_happens_elsewhere(which)
         self.new_exchange(**request)
+
+    def many_are_rejected(self):
+        """Others are told by every target that their requests are wrong."""
+        for place in self.world.places():
+            for client in ("a regular", "another", "a regular") * 2:
+                place.state.rejections.rejected(self.world.now, client)
 
     @precondition(lambda self: self.exchange.done)
     @rule(**REQUESTS)
@@ -100,10 +159,12 @@ class AnyExchange(RuleBasedStateMachine):
         self.policy, self.exchange = policy, self.story.machine
         self.ask = self.exchange._ask
         self.live = self.committed = self.ended = self.last = None
-        self.failures.clear()
-        self.repeats = Counter()
+        self.said = []
+        for counter in (self.failures, self.convictions, self.expected):
+            counter.clear()
+        self.owed = Counter()
         for state in self.world.registry.providers.values():
-            state.budget.receipts = 0
+            state.budget.paid = 0.0
         self.perform(self.exchange.start(self.world.now))
 
     def counted(self, failed):
@@ -112,6 +173,20 @@ class AnyExchange(RuleBasedStateMachine):
             failed(breaker, now, permit)
 
         return count
+
+    def convicted(self, convict):
+        def count(permit, now):
+            self.convictions[permit._breaker] += not self.elsewhere
+            convict(permit, now)
+
+        return count
+
+    def taken(self, take):
+        def check(key, now, model):
+            assert key.usable_at(now, model) <= now, "a stated delay is kept, and a probe's place"
+            return take(key, now, model)
+
+        return check
 
     # -- the driver -------------------------------------------------------------------------------------------------------------
 
@@ -150,31 +225,65 @@ class AnyExchange(RuleBasedStateMachine):
         assert self.live is None
         assert now < self.ask.deadline_at
         assert place in self.ask.candidates
-        key = self.exchange._placement.credential_state(place, attempt.credential)
-        assert key is None or key.usable_at(attempt.model) <= now, "a stated delay is kept"
+        assert self.ask.foreign_key is None or attempt.credential is None
         assert (attempt.kind is Kind.FIRST) is (self.last is None)
         if self.last is not None:
             before, verdict = self.last
             assert self.exchange.intact
             if self.ask.family not in INFERENCE and not self.ask.safe and before.sent_at:
                 assert verdict.fault in {Fault.OVERLOADED, Fault.RATE_LIMITED}
-            asked = [(past.place, past.credential) for past in self.story.record.attempts[:-1]]
-            if (place, attempt.credential) in asked:
+        here = [(past, verdict) for past, verdict in self.said if past.place is place]
+        assert (attempt.kind is Kind.RETRY) is bool(here)
+        if here:
+            verdict = here[-1][1]
+            same_key = any(past.credential == attempt.credential for past, _ in here)
+            assert may_go_again(verdict, same_key=same_key)
+            if same_key or verdict.scope not in OF_A_KEY:
                 assert not self.ask.already_retried
                 # What limits a client's own key is waited for at nobody else's expense.
-                said = [past.verdict for past in self.story.record.attempts[:-1] if past.place is place][-1]
-                self.repeats[provider_state] += self.ask.foreign_key is None or said != Fault.RATE_LIMITED
-                assert provider_state.budget.receipts >= self.repeats[provider_state], "repetition is not free"
-            assert (attempt.kind is Kind.RETRY) is any(place is past for past, _ in asked)
+                if self.ask.foreign_key is None or verdict.fault is not Fault.RATE_LIMITED:
+                    self.owed[provider_state] += 2.0 if verdict.ambiguous else 1.0
+                assert provider_state.budget.paid >= self.owed[provider_state], "repetition is not free"
+        for position, (past, verdict) in enumerate(self.said):
+            if FAULTS[verdict.fault].elsewhere or verdict.fault is Fault.CONTENT_POLICY:
+                continue
+            if verdict.fault is Fault.CALLER:
+                assert len(self.said) == position + 1, "one second opinion, and no more"
+                assert past.place is not place
+                assert self.ask.family in INFERENCE
+            else:
+                assert verdict.fault in place.target.only_for
         if place.target.only_for:
-            assert self.last is not None
-            assert any(Fault(past.verdict) in place.target.only_for for past in self.story.record.attempts[:-1])
+            assert any(verdict.fault in place.target.only_for for _, verdict in self.said)
 
-    def over(self, verdict=None):
-        """The attempt under way ends, as its driver hears."""
+    def over(self, verdict):
+        """The attempt under way ends, as its driver hears; what this must count, and against whom, is reckoned here."""
         attempt, self.live = self.live, None
-        self.last = (attempt, verdict)
+        self.ends(attempt, verdict)
         return attempt
+
+    def ends(self, attempt, verdict):
+        self.last = (attempt, verdict)
+        self.said.append(self.last)
+        bearer = {
+            Scope.TARGET: attempt.place.state.breaker,
+            Scope.PROVIDER: attempt.place.provider.breaker,
+        }.get(verdict.scope)
+        if bearer is not None and not (attempt.uploading and verdict.fault is Fault.STALLED):
+            self.expected[bearer] = 1
+
+    def gives_up(self):
+        """The client goes, or its patience is over: the target's failure where another client gave up before, without life since."""
+        attempt, now = self.live, self.world.now
+        if attempt is None or not attempt.sent_at or attempt.head_at or attempt.uploading:
+            return
+        breaker = attempt.place.state.breaker
+        if now - attempt.sent_at < (10.0 if self.ask.stream else 60.0) or breaker.lived_at >= attempt.sent_at:
+            return
+        client, at = self.given_up.get(breaker, (self.ask.client, now))
+        self.given_up[breaker] = (self.ask.client, now)
+        if client != self.ask.client and at > breaker.lived_at and now - at <= 600.0:
+            self.expected[breaker] = 1
 
     # -- events -----------------------------------------------------------------------------------------------------------------
 
@@ -215,10 +324,12 @@ class AnyExchange(RuleBasedStateMachine):
         assert self.committed is attempt
 
     @precondition(lambda self: self.live is not None and self.committed is None)
-    @rule(verdict=VERDICTS, answered=st.booleans(), sent=st.booleans())
-    def the_attempt_fails(self, verdict, answered, sent):
+    @rule(verdict=VERDICTS, answered=st.booleans(), sent=st.booleans(), status=st.sampled_from([400, 400, 401]))
+    def the_attempt_fails(self, verdict, answered, sent, status):
         if sent and not self.live.sent_at:
             self.exchange.sending(self.world.now, self.live)
+        if verdict.fault is Fault.CALLER and self.live.sent_at:
+            self.exchange.head(self.world.now, self.live, status, streaming=False)
         self.live.answered = answered
         attempt = self.over(verdict)
         self.perform(self.exchange.failed(self.world.now, attempt, verdict))
@@ -226,7 +337,7 @@ class AnyExchange(RuleBasedStateMachine):
     @precondition(lambda self: self.live is not None and self.committed is None)
     @rule(verdict=VERDICTS)
     def the_attempt_fails_and_says_so(self, verdict):
-        self.the_attempt_fails(verdict, answered=True, sent=True)
+        self.the_attempt_fails(verdict, answered=True, sent=True, status=400)
 
     @precondition(lambda self: self.live is not None and self.committed is None)
     @rule()
@@ -243,6 +354,15 @@ class AnyExchange(RuleBasedStateMachine):
         self.connected(uploading=False)
         self.a_head_comes(streaming)
         self.content_comes()
+
+    @precondition(lambda self: self.live is not None and not self.live.sent_at)
+    @rule(seconds=st.sampled_from([9.0, 12.0, 70.0]))
+    def the_client_waits_in_vain(self, seconds):
+        self.exchange.sending(self.world.now, self.live)
+        self.time_passes(min(seconds, self.exchange.wake_at - self.world.now))
+        if not self.exchange.done:
+            self.gives_up()
+            self.perform(self.exchange.client_gone(self.world.now))
 
     @precondition(lambda self: self.live is not None and self.committed is not None)
     @rule(verdict=VERDICTS)
@@ -265,15 +385,18 @@ class AnyExchange(RuleBasedStateMachine):
 
     def ring(self):
         attempt = self.live
+        if self.committed is None and self.world.now >= self.ask.deadline_at:
+            self.gives_up()
         actions = self.exchange.timer(self.world.now)
         if attempt is not None and attempt.verdict not in {"", "cancelled"}:
-            self.last = (attempt, Verdict(Fault(attempt.verdict)))
+            self.ends(attempt, Verdict(Fault(attempt.verdict), ambiguous=True))
         self.perform(actions)
 
     @precondition(lambda self: not self.exchange.done)
     @rule(what=st.sampled_from(["nothing"] * 6 + ["leaves", "drains", "body"]))
     def the_client_or_the_gateway_gives_up(self, what):
         if what == "leaves":
+            self.gives_up()
             self.perform(self.exchange.client_gone(self.world.now))
             assert isinstance(self.ended, Finish)
         elif what == "drains":
@@ -286,10 +409,11 @@ class AnyExchange(RuleBasedStateMachine):
     def something_happens_elsewhere(self, which):
         world, now = self.world, self.world.now
         names = sorted(world.registry.providers)
-        name, what = names[which % len(names)], which // 5 % 6
+        name, what = names[which % len(names)], which // 5 % 10
         state = world.registry.providers[name]
         keys = [*state.credentials.values(), state.foreign("hash")]
-        breaker = world.places()[which % len(world.targets)].state.breaker
+        target = world.places()[which % len(world.targets)].state
+        self.elsewhere = True
         if what == 0:
             keys[0].park(now, "gpt-4o", [None, 0.5, 5.0, 50.0][which % 4])
         elif what == 1:
@@ -299,9 +423,26 @@ class AnyExchange(RuleBasedStateMachine):
         elif what == 3 and which % 7 == 0:
             world.registry.adopt([provider(n, keys=[("key-1",), ("key-2", "key-3")][which % 2]) for n in names], now)
         elif what in {4, 5}:
-            self.elsewhere = True
-            shut(breaker if what == 4 else state.breaker, now, good=which % 2 * 20)
-            self.elsewhere = False
+            shut(target.breaker if what == 4 else state.breaker, now, good=which % 2 * 20)
+        elif what == 6:
+            world.serves(world.targets[which % len(world.targets)])
+        elif what == 7:
+            self.many_are_rejected()
+        elif what == 8:
+            self.somebody_else_gives_up(target)
+        elif self.bystanders and which % 2:
+            self.bystanders.pop().drain()
+        else:
+            bystander = world.exchange()
+            bystander.start()
+            self.bystanders.append(bystander)
+        self.elsewhere = False
+
+    def somebody_else_gives_up(self, target):
+        now, lived_at = self.world.now, target.breaker.lived_at
+        target.silence.gave_up(now, "a regular", sent_at=now - 70.0, lived_at=lived_at, stream=True)
+        if lived_at < now - 70.0:
+            self.given_up[target.breaker] = ("a regular", now)
 
     # -- the laws ---------------------------------------------------------------------------------------------------------------
 
@@ -310,13 +451,30 @@ class AnyExchange(RuleBasedStateMachine):
         record = self.story.record
         assert len(record.attempts) <= self.policy.attempts
         assert [attempt.number for attempt in record.attempts] == list(range(1, len(record.attempts) + 1))
-        assert all(count <= 1 for count in self.failures.values()), "one exchange counts one failure against a target"
+        assert self.failures - self.convictions == self.expected, "one failure against each that failed, and none against others"
+        assert sum(self.convictions.values()) <= 1
+        for breaker in self.convictions:
+            assert record.ending is Ending.OK
+            assert any(past.place.state.breaker is breaker for past, verdict in self.said if verdict.fault is Fault.CALLER)
         for state in self.world.registry.providers.values():
             assert 0.0 <= state.budget.balance(self.world.now) <= 10.0
         for attempt in record.attempts:
             ended = [permit._ended for permit in attempt._permits]
             assert ended == [attempt is not self.live] * 2, "a permit ends with its attempt"
+        self.probes_return()
         assert len(self.exchange.ended_attempts) == len(record.attempts) - (self.live is not None)
+
+    def probes_return(self):
+        """Nobody holds a probe's place but an attempt under way."""
+        attempts = [self.live, *[bystander.attempt for bystander in self.bystanders if bystander.record.attempts]]
+        under_way = [attempt for attempt in attempts if attempt is not None and not attempt.ended_at]
+        for state in self.world.registry.providers.values():
+            assert state.breaker._probe is None or not state.breaker._probe._ended
+            for key in [*state.credentials.values(), *state._foreign.values()]:
+                for hold in [*key._benched.values(), *key._parked.values()]:
+                    assert not hold.probe_until or hold.probe_until in {attempt.proving for attempt in under_way}
+        for target in self.world.registry.targets():
+            assert target.breaker._probe is None or not target.breaker._probe._ended
 
     @invariant()
     def the_future_is_known(self):
@@ -352,8 +510,29 @@ class AnyExchange(RuleBasedStateMachine):
         elif isinstance(self.ended, Refuse):
             assert record.winner is None
         if isinstance(self.ended, (Relay, Refuse)):
-            delay_s = self.ended.advice.delay_s
-            assert delay_s is None or 0.0 <= delay_s <= 60.0
+            self.the_advice_is_good(self.ended.advice, record)
+
+    def the_advice_is_good(self, advice, record):
+        retry = ADVICE[record.reason]
+        if retry is False and self.ask.already_retried and self.said:
+            retry = None  # its own retries are not ours to forbid
+        assert advice.retry is retry
+        assert advice.delay_s is None or 0.0 <= advice.delay_s <= 60.0
+        if retry is True:
+            assert advice.delay_s >= 1.0
+        if record.reason is Reason.CALLER:
+            assert advice.delay_s is None
+        delays = [verdict.delay for _, verdict in self.said]
+        if delays and all(delay is not None for delay in delays) and record.reason is Reason.ATTEMPTS_EXHAUSTED:
+            assert advice.delay_s in {min(60.0, delay) for delay in delays}, "the upstream's, where it is known"
+        if record.reason is Reason.ATTEMPTS_EXHAUSTED and len(record.attempts) == self.policy.attempts > 1:
+            self.no_sdk_would_have_gone_on(record.attempts)
+
+    def no_sdk_would_have_gone_on(self, attempts):
+        lone = len(self.ask.candidates) == 1 and len({attempt.credential for attempt in attempts}) == 1
+        mendable = all(FAULTS[verdict.fault].again is Again.LAST_RESORT for _, verdict in self.said)
+        if lone and mendable and attempts[0].ended_at + 1.5 < self.ask.deadline_at:
+            assert attempts[-1].started_at >= attempts[0].ended_at + 1.125 - 1e-6
 
     def teardown(self):
         try:
@@ -365,7 +544,8 @@ class AnyExchange(RuleBasedStateMachine):
                 assert steps < 100, "left alone, every exchange ends"
             self.the_record_tells_the_truth()
         finally:
-            self.patched.stop()
+            for patched in self.patches:
+                patched.stop()
 
 
 AnyExchange.TestCase.settings = settings(max_examples=70, stateful_step_count=40, deadline=None)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gateway.core.matcher import EVERYTHING_ELSE, ErrorFacts, Rule, match
-from gateway.core.verdicts import Fault
+from gateway.core.verdicts import Fault, Scope
 
 FACTS = ErrorFacts(
     status=429,
@@ -13,6 +13,7 @@ FACTS = ErrorFacts(
     message="Please slow down",
     shaped=True,
     own_key=False,
+    body=b'{"hint": "slow \xff down"}',
 )
 
 
@@ -24,6 +25,7 @@ FACTS = ErrorFacts(
         Rule(Fault.CALLER, ((500, 599), (400, 429))),
         Rule(Fault.CALLER, names=frozenset({"other", "slow_down"})),
         Rule(Fault.CALLER, text=re.compile("slow")),
+        Rule(Fault.CALLER, body=re.compile(rb"slow \xff")),
         Rule(Fault.CALLER, html=False, shaped=True, oversize=False, stated_delay=False, own_key=False),
     ],
 )
@@ -37,6 +39,7 @@ def test_a_rule_fits_when_all_its_conditions_hold(fitting):
         {"statuses": ((400, 428), (430, 599))},
         {"names": frozenset({"other"})},
         {"text": re.compile("^slow")},
+        {"body": re.compile(b"slow down")},
         {"html": True},
         {"shaped": False},
         {"oversize": True},
@@ -52,6 +55,12 @@ def test_one_condition_that_fails_is_enough(failing):
 def test_the_first_rule_that_fits_decides():
     rules = [Rule(Fault.CALLER, ((400, 400),)), Rule(Fault.OVERLOADED, ((429, 429),)), Rule(Fault.RATE_LIMITED)]
     assert match(FACTS, rules) is rules[1]
+
+
+def test_a_rule_leaves_to_the_fault_what_it_does_not_say():
+    rule = Rule(Fault.RATE_LIMITED)
+    assert (rule.scope, rule.quick, rule.ambiguous, rule.waits, rule.retry_same) == (None, False, False, True, True)
+    assert Rule(Fault.RATE_LIMITED, scope=Scope.NOBODY, quick=True).fits(FACTS)
 
 
 def test_a_table_without_an_answer_says_unknown():

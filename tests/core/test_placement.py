@@ -1,11 +1,14 @@
-"""Where the next attempt goes: failover free and at once, repetition late and paid, waiting short, breakers last (laws 8 and 9)."""
+"""Where the next attempt goes: failover free and at once, repetition late and paid, breakers last (laws 8 and 9).
+
+Rate limits, keys, quick tries and doubts have files of their own.
+"""
 
 import pytest
 
 from gateway.core.breaker import State
 from gateway.core.plan import BackoffPlan, Family, Jitter
 from gateway.core.verdicts import FAULTS, Again, Fault
-from tests.core.build import NOW, World, policy, provider, shut
+from tests.core.build import World, policy, serve, shut
 
 LAST_RESORT = sorted(fault.value for fault in Fault if FAULTS[fault].again is Again.LAST_RESORT)
 ELSEWHERE = sorted(fault.value for fault in Fault if FAULTS[fault].elsewhere)
@@ -228,339 +231,6 @@ def test_a_clients_own_retry_may_be_followed_by_another_of_its_own():
     assert story.advised() == (None, None)
 
 
-# -- rate limits ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("share", "wait"), [(0.0, 3.0), (1.0, 4.5)])
-def test_a_preferred_target_is_waited_for_where_the_wait_is_short_and_never_less_than_stated(share, wait):
-    world = World("a", "b")
-    world.chance.share = share
-    world.key("a").park(world.now, "gpt-4o", 3.0)
-    story = world.exchange()
-    assert story.start() == []
-    assert story.waits == wait
-    assert story.wakes() == ["first a"]
-
-
-@pytest.mark.parametrize(
-    ("stated", "limit", "patience"),
-    [(3.1, 3.0, 600.0), (0.1, 0.0, 600.0), (2.0, 3.0, 3.0), (11.0, 30.0, 600.0)],
-)
-def test_a_preferred_target_is_not_waited_for_where_the_wait_is_long(stated, limit, patience):
-    world = World("a", "b")
-    world.key("a").park(world.now, "gpt-4o", stated)
-    assert world.exchange(policy=policy(rate_limit_wait=limit), patience=patience).start() == ["first b"]
-
-
-def test_waiting_for_a_preferred_target_after_its_429_is_a_paid_repetition():
-    world = World("a", "b")
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", delay=2.0) == []
-    assert (story.waits, budgets(world, "a")) == (2.0, (9.0,))
-    assert story.wakes() == ["retry a"]
-
-
-def test_a_preferred_target_is_waited_for_once_and_then_the_others_have_their_turn():
-    story = World("a", "b").exchange()
-    story.start()
-    story.fails("rate_limited", delay=0.5)
-    assert story.wakes() == ["retry a"]
-    assert story.fails("rate_limited", delay=0.5) == ["failover b"]
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.5])
-def test_a_policy_that_never_waits_uses_the_next_target_even_after_a_short_429(delay):
-    story = World("a", "b").exchange(policy=NO_WAIT)
-    story.start()
-    assert story.fails("rate_limited", delay=delay) == ["failover b"]
-
-
-def test_a_preferred_target_whose_repetition_cannot_be_paid_is_not_waited_for():
-    world = World("a", "b")
-    world.spend("a")
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", delay=1.0) == ["failover b"]
-
-
-def test_a_preferred_target_held_back_by_its_breaker_is_not_waited_for():
-    world = World("a", "b")
-    world.key("a").park(world.now, "gpt-4o", 2.0)
-    shut(world.breaker("a"), world.now)
-    assert world.exchange().start() == ["first b"]
-
-
-def test_a_target_that_others_drove_to_its_limit_again_meanwhile_is_left_for_the_next():
-    world = World("a", "b")
-    world.key("a").park(world.now, "gpt-4o", 1.0)
-    story = world.exchange()
-    story.start()
-    world.key("a").park(world.now, "gpt-4o", 2.0)
-    assert story.wakes() == ["first b"]
-
-
-def test_where_nothing_else_can_serve_a_rate_limit_is_waited_for_up_to_ten_seconds():
-    world = World("a")
-    story = world.exchange(policy=NO_WAIT)
-    story.start()
-    assert story.fails("rate_limited", delay=6.0) == []
-    assert story.wakes() == ["retry a"]
-    assert story.fails("rate_limited", delay=6.0) == ["relay a"]
-    assert (story.end, story.advised()) == ("failed: rate_limited", (True, 6.0))
-
-
-def test_of_several_limits_the_one_that_ends_first_is_waited_for():
-    world = World("a", "b")
-    world.key("a").park(world.now, "gpt-4o", 9.0)
-    world.key("b").park(world.now, "gpt-4o", 5.0)
-    story = world.exchange()
-    assert (story.start(), story.waits) == ([], 5.0)
-    assert story.wakes() == ["first b"]
-
-
-def test_where_one_wait_cannot_be_paid_a_later_free_one_is_taken():
-    world = World("a", "b")
-    world.spend("a")
-    world.key("b").park(world.now, "gpt-4o", 8.0)
-    story = world.exchange(policy=NO_WAIT)
-    story.start()
-    assert (story.fails("rate_limited", delay=4.0), story.waits) == ([], 8.0)
-    assert story.wakes() == ["failover b"]
-
-
-def test_a_rate_limited_target_whose_repetition_cannot_be_paid_leaves_it_to_the_client():
-    world = World("a")
-    world.spend()
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", delay=4.0) == ["relay a"]
-    assert (story.end, story.advised()) == ("failed: retry_budget", (None, 4.0))
-
-
-def test_a_wait_that_came_to_nothing_is_not_paid_twice():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    story.fails("rate_limited", delay=2.0)
-    for _ in range(3):
-        world.key().park(world.now, "gpt-4o", world.key().usable_at("gpt-4o") - world.now + 1.0)
-        assert story.wakes() == []
-    assert (story.wakes(), round(world.budget(), 1)) == (["retry a"], 10.0)  # one token, long since trickled back
-    world.spend(leave=1.0)
-    story.fails("rate_limited", delay=1.0)
-    world.key().park(world.now, "gpt-4o", 2.0)
-    assert (story.wakes(), story.wakes()) == ([], ["retry a"])
-
-
-def test_a_rate_limited_target_whose_breaker_opened_meanwhile_neither_spins_nor_drains_the_budget():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    story.fails("rate_limited", delay=1.0)
-    shut(world.breaker("a"), world.now)
-    assert story.wakes() == ["retry a"]
-    assert world.budget() > 9.0
-
-
-def test_a_request_too_large_for_a_limit_waits_for_nothing_and_parks_nothing():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", retry_same=False) == ["relay a"]
-    assert (story.end, story.advised(), world.key().usable_at("gpt-4o")) == ("failed: attempts_exhausted", (False, None), 0.0)
-
-
-def test_a_stated_delay_is_kept_by_all_even_where_the_provider_forbids_this_client_to_repeat():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    story.fails("rate_limited", retry_same=False, delay=5.0)
-    assert world.key().usable_at("gpt-4o") == NOW + 5.0
-
-
-def test_a_429_touches_no_breaker():
-    world = World("a")
-    for _ in range(30):
-        story = world.exchange(policy=policy(attempts=1))
-        story.start()
-        story.fails("rate_limited", delay=0.0)
-        world.now += 1.0
-    assert (world.moves, world.breaker("a").failing(world.now)) == ([], 0.0)
-
-
-def test_a_retry_after_an_error_waits_out_a_rate_limit_that_others_ran_into():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    story.fails("server_error")
-    world.key().park(world.now, "gpt-4o", 4.0)
-    assert (story.wakes(), story.waits) == ([], 4.0)
-    assert (story.wakes(), world.budget()) == (["retry a"], pytest.approx(10.0))
-
-
-def test_a_retry_after_an_error_does_not_wait_out_a_long_rate_limit():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    world.key().park(world.now, "gpt-4o", 40.0)
-    assert story.fails("server_error") == ["relay a"]
-    assert (story.end, story.advised()) == ("failed: rate_limited", (True, 40.0))
-
-
-# -- keys -------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["credential", "billing"])
-def test_a_refused_key_is_benched_and_the_providers_next_key_serves_the_same_request(fault):
-    world = World("a", "b", keys=("key-1", "key-2"))
-    world.spend("a")
-    story = world.exchange()
-    story.start()
-    assert story.attempt.credential == "key-1"
-    assert story.fails(fault, retry_same=False) == ["retry a"]
-    assert story.attempt.credential == "key-2"
-    assert story.fails(fault) == ["failover b"]
-    assert world.registry.providers["a"].benched(world.now) == 2
-    later = world.exchange()
-    assert later.start() == ["first b"]
-
-
-def test_a_key_at_its_limit_gives_way_to_the_next_key_at_once_and_for_free():
-    world = World("a", keys=("key-1", "key-2"))
-    world.spend(leave=5.0)
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", delay=20.0) == ["retry a"]
-    assert (story.attempt.credential, budgets(world, "a")) == ("key-2", (5.2,))
-
-
-def test_a_request_too_large_for_one_keys_limit_is_not_tried_with_the_next():
-    story = World("a", keys=("key-1", "key-2")).exchange()
-    story.start()
-    assert story.fails("rate_limited", retry_same=False) == ["relay a"]
-
-
-def test_a_key_that_this_exchange_has_asked_is_no_other_key_when_the_next_one_is_refused():
-    story = World("a", keys=("key-1", "key-2")).exchange(already_retried=True)
-    story.start()
-    assert story.fails("rate_limited", delay=1.0) == ["retry a"]
-    assert story.fails("billing") == ["relay a"]
-    assert story.trail == ["a:rate_limited", "a:billing"]
-
-
-def test_a_benched_key_is_not_used_for_any_model_until_its_time_is_up():
-    world = World("a", keys=("key-1", "key-2"))
-    world.key().bench(world.now)
-    story = world.exchange()
-    story.start()
-    assert story.attempt.credential == "key-2"
-    world.now += 60.0
-    story = world.exchange()
-    story.start()
-    assert story.attempt.credential == "key-1"
-
-
-@pytest.mark.parametrize(
-    ("trouble", "refusal", "delay"),
-    [
-        (lambda key: key.bench(NOW), "refuse 503 credentials_benched", 60.0),
-        (lambda key: key.park(NOW, "gpt-4o", 20.0), "refuse 429 rate_limited", 20.0),
-        (lambda key: key.park(NOW, "gpt-4o", 7200.0), "refuse 429 rate_limited", 60.0),
-    ],
-)
-def test_with_every_key_out_of_use_the_client_is_told_when_to_come_back(trouble, refusal, delay):
-    world = World("a", keys=("key-1", "key-2"))
-    for name in ("key-1", "key-2"):
-        trouble(world.key(key=name))
-    story = world.exchange()
-    assert story.start() == [refusal]
-    assert (story.advised(), story.record.ending) == ((True, delay), "refused")
-
-
-def test_advice_is_spread_and_at_least_a_second_and_at_most_a_minute():
-    for stated, low, high in [(20.0, 20.0, 25.0), (50.0, 50.0, 60.0)]:
-        for share, expected in [(0.0, low), (1.0, high)]:
-            world = World("a")
-            world.chance.share = share
-            world.key().park(world.now, "gpt-4o", stated)
-            story = world.exchange()
-            story.start()
-            assert story.advised() == (True, expected)
-    world = World("a")
-    world.key().park(world.now, "gpt-4o", 0.4)
-    story = world.exchange(patience=0.5)
-    assert (story.start(), story.advised()) == (["refuse 429 rate_limited"], (True, 1.0))
-
-
-def test_one_parked_and_one_benched_key_make_a_rate_limit():
-    world = World("a", keys=("key-1", "key-2"))
-    world.key(key="key-1").bench(world.now)
-    world.key(key="key-2").park(world.now, "gpt-4o", 30.0)
-    story = world.exchange()
-    assert (story.start(), story.advised()) == (["refuse 429 rate_limited"], (True, 30.0))
-
-
-def test_a_passed_through_keys_limit_is_its_own():
-    world = World("a", keys=())
-    story = world.exchange(foreign_key="hash-1")
-    story.start()
-    assert story.attempt.credential is None
-    story.fails("rate_limited", delay=30.0)
-    refused = world.exchange(foreign_key="hash-1")
-    assert (refused.start(), refused.advised()) == (["refuse 429 rate_limited"], (True, 30.0))
-    assert world.exchange(foreign_key="hash-2").start() == ["first a"]
-
-
-def test_a_provider_without_keys_is_asked_without_one():
-    story = World("a", keys=()).exchange()
-    story.start()
-    assert story.attempt.credential is None
-    assert story.fails("rate_limited", delay=0.0) == []
-    assert story.wakes() == ["retry a"]
-    assert story.answers() == ["open a", "commit a", "finish"]
-
-
-def test_an_exchange_under_way_keeps_to_the_keys_it_began_with_when_a_reload_changes_them():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    world.registry.adopt([provider("a", keys=("key-9",))], world.now)
-    story.fails("server_error")
-    assert (story.wakes(), story.attempt.credential) == (["retry a"], "key-1")
-    assert story.fails("credential") == ["relay a"]
-    assert world.registry.providers["a"].benched(world.now) == 0
-
-
-def test_a_key_that_a_reload_took_away_may_still_finish_what_it_began():
-    world = World("a")
-    story = world.exchange()
-    story.start()
-    world.registry.adopt([provider("a", keys=("key-9",))], world.now)
-    assert story.answers() == ["open a", "commit a", "finish"]
-
-
-def test_the_limit_of_a_clients_own_key_is_waited_for_at_nobody_elses_expense():
-    world = World("a", keys=())
-    world.spend()
-    story = world.exchange(foreign_key="hash-1")
-    story.start()
-    assert story.fails("rate_limited", delay=2.0) == []
-    assert story.wakes() == ["retry a"]
-    world.spend()
-    assert story.fails("server_error") == ["relay a"]
-    assert story.end == "failed: retry_budget"
-
-
-def test_requests_without_any_key_share_one_account_and_its_limits():
-    world = World("a", keys=())
-    story = world.exchange()
-    story.start()
-    assert story.fails("rate_limited", delay=30.0) == ["relay a"]
-    later = world.exchange()
-    assert (later.start(), later.advised()) == (["refuse 429 rate_limited"], (True, 30.0))
-
-
 # -- targets for one fault --------------------------------------------------------------------------------------------------------
 
 
@@ -633,8 +303,9 @@ def test_a_ramping_target_gets_its_share(drawn, actions):
     breaker = world.breaker("a")
     shut(breaker, world.now)
     world.now += 10.0
-    breaker.admit(world.now).success(world.now)
+    serve(breaker, *[world.now + step for step in range(10)])
     world.now += 15.0
+    breaker.admit(world.now).ignore()
     world.chance.share = drawn
     assert world.exchange().start() == actions
 
@@ -681,7 +352,7 @@ def test_a_hopeless_target_gets_a_trickle_and_everyone_else_is_told_when_it_is_p
     assert world.exchange().start() == ["first a"]
     refused = world.exchange()
     assert refused.start() == ["refuse 503 breakers_open"]
-    assert refused.advised() == (True, 7.5)  # six seconds, and a quarter more by jitter
+    assert refused.advised() == (True, 6.25)  # five seconds, and a quarter more by jitter
     assert refused.end == "refused: breakers_open"
     world.now += 1.0
     assert world.exchange().start() == ["first a"]
@@ -695,7 +366,7 @@ def test_of_several_hopeless_targets_the_first_probe_is_announced():
     world.exchange().start()
     refused = world.exchange()
     refused.start()
-    assert refused.advised() == (True, 6.25)
+    assert refused.advised() == (True, 5.0)
 
 
 def test_a_hopeless_provider_holds_all_its_targets_to_one_trickle():
@@ -735,7 +406,7 @@ def test_a_hopeless_target_is_not_retried_and_the_client_is_told_when_to_come_ba
     shut(world.breaker("a"), world.now, good=0)
     world.exchange().start()  # takes the trickle
     assert story.fails("server_error") == ["relay a"]
-    assert (story.end, story.advised()) == ("failed: breakers_open", (True, 7.5))
+    assert (story.end, story.advised()) == ("failed: breakers_open", (True, 6.25))
 
 
 def test_half_open_breakers_let_one_probe_pass_and_everyone_else_go_elsewhere():

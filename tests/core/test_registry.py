@@ -1,12 +1,12 @@
-"""Live state by key: what survives a reload, what is forgotten, how long keys are kept away (laws 11 and 13)."""
+"""Live state by key: what survives a reload, what is forgotten, when a provider fails as a whole (laws 7, 11 and 13)."""
 
 import pytest
 
 from gateway.core import registry as module
 from gateway.core.breaker import State
 from gateway.core.plan import BreakerPlan, BudgetPlan, Family
-from gateway.core.registry import CredentialState, Registry
-from tests.core.build import NOW, Chance, provider, shut
+from gateway.core.registry import Registry
+from tests.core.build import NOW, Chance, fail, provider, serve, shut
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def moves():
 
 @pytest.fixture
 def registry(moves):
-    return Registry(Chance(0.5).uniform, lambda *move: moves.append(move))
+    return Registry(Chance(1.0).uniform, lambda *move: moves.append(move))
 
 
 def target(registry, name="a", model="gpt-4o", label=None, family=Family.CHAT):
@@ -24,114 +24,6 @@ def target(registry, name="a", model="gpt-4o", label=None, family=Family.CHAT):
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_new_key_may_be_used_at_once():
-    assert CredentialState().usable_at("m") == 0.0
-
-
-@pytest.mark.parametrize(("stated", "seconds"), [(0.0, 0.0), (2.5, 2.5), (60.0, 60.0), (3600.0, 60.0), (None, 1.0)])
-def test_a_rate_limit_parks_for_as_long_as_stated_and_a_minute_at_most(stated, seconds):
-    key = CredentialState()
-    key.park(NOW, "m", stated)
-    assert key.usable_at("m") == NOW + seconds
-
-
-def test_a_rate_limit_concerns_one_model():
-    key = CredentialState()
-    key.park(NOW, "m", 10.0)
-    assert key.usable_at("other") == 0.0
-
-
-def test_a_rate_limit_without_a_stated_delay_keeps_away_ever_longer():
-    key, at, lengths = CredentialState(), NOW, []
-    for _ in range(8):
-        key.park(at, "m", None)
-        lengths.append(key.usable_at("m") - at)
-        at = key.usable_at("m")
-    assert lengths == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-
-
-def test_refusals_that_were_under_way_together_are_one_rate_limit():
-    key = CredentialState()
-    for step in range(20):
-        key.park(NOW + step / 100, "m", None)
-    assert key.usable_at("m") == pytest.approx(NOW + 0.19 + 1.0)
-
-
-def test_a_later_refusal_never_shortens_a_stated_delay():
-    key = CredentialState()
-    key.park(NOW, "m", 30.0)
-    key.park(NOW + 1.0, "m", 2.0)
-    key.park(NOW + 1.0, "m", None)
-    assert key.usable_at("m") == NOW + 30.0
-
-
-def test_a_request_served_after_the_pause_ends_the_doubling():
-    key = CredentialState()
-    key.park(NOW, "m", None)
-    key.park(NOW + 1.0, "m", None)
-    key.served("m", began_at=NOW + 3.0)
-    assert key.usable_at("m") == 0.0
-    key.park(NOW + 4.0, "m", None)
-    assert key.usable_at("m") == NOW + 5.0
-
-
-def test_an_answer_that_was_under_way_when_the_limit_struck_does_not_lift_it():
-    key = CredentialState()
-    key.park(NOW, "m", 20.0)
-    key.served("m", began_at=NOW - 5.0)
-    assert key.usable_at("m") == NOW + 20.0
-
-
-def test_a_refused_key_is_tried_again_after_a_minute_and_then_ever_less_often():
-    key, at, lengths = CredentialState(), NOW, []
-    for _ in range(6):
-        key.bench(at)
-        lengths.append(key.usable_at("m") - at)
-        at = key.usable_at("m")
-    assert lengths == [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
-
-
-def test_requests_refused_together_bench_a_key_once():
-    key = CredentialState()
-    for _ in range(10):
-        key.bench(NOW)
-    assert (key.usable_at("any"), key.benches) == (NOW + 60.0, 1)
-
-
-def test_a_stream_that_outlived_the_refusal_of_its_key_does_not_call_it_back():
-    key = CredentialState()
-    key.bench(NOW)
-    key.served("m", began_at=NOW - 30.0)
-    assert key.usable_at("m") == NOW + 60.0
-    key.served("m", began_at=NOW + 61.0)
-    assert (key.usable_at("m"), key.benches) == (0.0, 0)
-
-
-def test_a_rotated_key_is_called_back_from_the_bench():
-    key = CredentialState()
-    key.bench(NOW)
-    key.served("")
-    assert key.usable_at("m") == 0.0
-
-
-def test_serving_one_model_leaves_the_limits_of_others():
-    key = CredentialState()
-    key.park(NOW, "m", 20.0)
-    key.served("other", began_at=NOW + 90.0)
-    assert key.usable_at("m") == NOW + 20.0
-
-
-def test_parked_models_are_bounded(monkeypatch):
-    monkeypatch.setattr(module, "MAX_TARGETS", 3)
-    key = CredentialState()
-    for model in "abc":
-        key.park(NOW, model, 10.0)
-    key.park(NOW, "a", 20.0)
-    assert [key.usable_at(model) for model in "abc"] == [NOW + 20.0, NOW + 10.0, NOW + 10.0]
-    key.park(NOW, "d", 10.0)
-    assert [key.usable_at(model) for model in "abcd"] == [0.0, 0.0, 0.0, NOW + 10.0]
 
 
 def test_a_provider_counts_its_benched_keys(registry):
@@ -147,9 +39,9 @@ def test_passed_through_keys_have_state_of_their_own_bounded_by_use(registry, mo
     state = registry.providers["a"]
     state.foreign("x").park(NOW, "m", 10.0)
     state.foreign("y").park(NOW, "m", 20.0)
-    assert [state.foreign(key).usable_at("m") for key in "yx"] == [NOW + 20.0, NOW + 10.0]
+    assert [state.foreign(key).usable_at(NOW, "m") for key in "yx"] == [NOW + 20.0, NOW + 10.0]
     state.foreign("z")
-    assert [state.foreign(key).usable_at("m") for key in "xy"] == [NOW + 10.0, 0.0]
+    assert [state.foreign(key).usable_at(NOW, "m") for key in "xy"] == [NOW + 10.0, 0.0]
 
 
 # -- reload -----------------------------------------------------------------------------------------------------------------------
@@ -172,7 +64,7 @@ def test_breakers_budgets_and_benches_survive_a_reload(registry):
     assert (state.breaker.state, after.breaker.state) == (State.OPEN, State.OPEN)
     assert (state.breaker.plan, after.breaker.plan, after.budget.plan) == (plan.breaker, plan.breaker, plan.budget)
     assert after.budget.balance(NOW) == pytest.approx(2.0)
-    assert {key: held.benched_until for key, held in after.credentials.items()} == {"new": 0.0, "stays": NOW + 60.0}
+    assert {key: held.benched_for(NOW) for key, held in after.credentials.items()} == {"new": 0.0, "stays": 60.0}
 
 
 def test_the_state_of_a_provider_that_is_gone_is_forgotten(registry):
@@ -209,7 +101,7 @@ def test_transitions_are_told_by_name_and_under_the_label_of_the_day(registry, m
 
 
 def test_a_registry_needs_no_audience():
-    registry = Registry(Chance(0.5).uniform)
+    registry = Registry(Chance(1.0).uniform)
     registry.adopt([provider()], NOW)
     shut(registry.providers["a"].breaker, NOW)
     assert registry.providers["a"].breaker.share(NOW) == 0.0
@@ -225,3 +117,152 @@ def test_made_up_model_names_do_not_push_out_the_targets_in_use(registry, monkey
         target(registry, model=f"made-up-{i}")
         assert len(list(registry.targets())) <= 16
     assert [target(registry, model=f"real-{i}") for i in range(4)] == states
+
+
+# -- every key refused ------------------------------------------------------------------------------------------------------------
+
+
+def refuse(state, now, *keys, model=None, refused=True):
+    for key in keys:
+        state.credentials[key].bench(now, model, refused=refused)
+        state.refused(now)
+
+
+@pytest.fixture
+def two_keys(registry):
+    registry.adopt([provider(keys=("one", "two"))], NOW)
+    return registry.providers["a"]
+
+
+def test_one_refused_key_of_two_is_the_keys_trouble(two_keys, moves):
+    refuse(two_keys, NOW, "one")
+    assert ([two_keys.benched(NOW), two_keys.benched(NOW + 60.0)], moves) == ([1, 0], [])
+
+
+def test_every_key_refused_is_the_providers_failure_and_its_breaker_says_when_to_look_again(two_keys, moves):
+    refuse(two_keys, NOW, "one")
+    refuse(two_keys, NOW + 1.0, "two")
+    assert moves == [("a", "", "", State.OPEN)]
+    assert (two_keys.breaker.reopens_in(NOW + 1.0), [key.benched_for(NOW + 1.0) for key in two_keys.credentials.values()]) == (
+        5.0,
+        [5.0, 5.0],
+    )
+
+
+def test_keys_refused_once_more_open_the_breaker_for_longer(two_keys, moves):
+    at, lengths = NOW, []
+    for _ in range(4):
+        refuse(two_keys, at, "one")
+        refuse(two_keys, at, "two")
+        lengths.append(two_keys.breaker.reopens_in(at))
+        at += lengths[-1]
+        assert two_keys.benched(at) == 0
+        assert two_keys.breaker.share(at) == 1.0
+    assert lengths == [5.0, 10.0, 20.0, 30.0]
+    assert [state for _, _, _, state in moves] == [State.OPEN, State.HALF_OPEN] * 4
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"refused": False},  # out of credit
+        {"model": "gpt-4o"},  # no rights to one model
+    ],
+)
+def test_trouble_of_another_kind_is_not_every_key_refused(two_keys, moves, others):
+    refuse(two_keys, NOW, "one")
+    refuse(two_keys, NOW, "two", **others)
+    assert (moves, two_keys.credentials["one"].benched_for(NOW)) == ([], 60.0)
+
+
+def test_a_key_that_was_refused_but_has_served_its_time_is_not_refused_now(two_keys, moves):
+    refuse(two_keys, NOW, "one")
+    refuse(two_keys, NOW + 60.0, "two")
+    assert moves == []
+
+
+# -- two targets failing ----------------------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A provider whose targets fail or serve; what one attempt does to its target and to its provider is done here."""
+
+    def __init__(self, registry):
+        registry.adopt([provider("a"), provider("b")], NOW)
+        self.registry = registry
+
+    def target(self, model, provider="a", family=Family.CHAT):
+        return target(self.registry, provider, model, family=family)
+
+    def serves(self, model, at):
+        serve(self.target(model).breaker, at)
+        serve(self.registry.providers["a"].breaker, at)
+
+    def fails(self, model, begin, **where):
+        fail(self.target(model, **where).breaker, *[begin + step / 2 for step in range(5)])
+        return self.registry.providers[where.get("provider", "a")].breaker.state
+
+
+@pytest.fixture
+def failing(registry):
+    return Failing(registry)
+
+
+def test_a_provider_fails_when_two_of_its_targets_do_and_none_serves_meanwhile(failing, moves):
+    failing.serves("x", NOW)
+    failing.serves("y", NOW)
+    assert failing.fails("x", NOW + 10.0) is State.CLOSED
+    assert failing.fails("y", NOW + 11.0) is State.OPEN
+    assert moves == [("a", "x", Family.CHAT, State.OPEN), ("a", "y", Family.CHAT, State.OPEN), ("a", "", "", State.OPEN)]
+    assert failing.registry.providers["a"].breaker.reopens_in(NOW + 13.0) == 5.0
+
+
+def test_one_target_alone_never_does(failing):
+    for at in (0.0, 20.0, 40.0):
+        assert failing.fails("x", NOW + at) is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [(9.9, State.OPEN), (10.0, State.CLOSED), (11.5, State.CLOSED), (13.9, State.CLOSED)],
+)
+@pytest.mark.parametrize("who", ["y", "z"])
+def test_not_where_any_of_them_has_served_since_the_first_began_to_fail(failing, who, at, state):
+    for moment, event in sorted([(at, "serves"), *[(10.0 + step / 2, "x") for step in range(5)]]):
+        if event == "serves":
+            failing.serves(who, NOW + moment)
+        else:
+            fail(failing.target("x").breaker, NOW + moment)
+    assert failing.fails("y", NOW + 13.95) is state
+
+
+def test_a_stream_that_has_begun_is_enough(failing):
+    breaker = failing.registry.providers["a"].breaker
+    failing.fails("x", NOW)
+    breaker.admit(NOW + 3.0).alive(NOW + 3.0)
+    assert failing.fails("y", NOW + 4.0) is State.CLOSED
+
+
+def test_a_target_that_came_back_is_no_witness(failing):
+    failing.fails("x", NOW)
+    assert failing.target("x").breaker.share(NOW + 20.0) == 1.0
+    assert failing.fails("y", NOW + 20.0) is State.CLOSED
+
+
+def test_targets_of_another_provider_say_nothing(failing):
+    failing.fails("x", NOW, provider="b")
+    assert failing.fails("y", NOW) is State.CLOSED
+
+
+def test_three_failing_targets_are_one_outage(failing, moves):
+    for model in "xyz":
+        failing.fails(model, NOW)
+    assert moves.count(("a", "", "", State.OPEN)) == 1
+
+
+def test_a_target_whose_provider_a_reload_took_away_fails_alone(failing):
+    breaker = failing.target("x").breaker
+    failing.fails("y", NOW)
+    failing.registry.adopt([provider("b")], NOW)
+    fail(breaker, *[NOW + step for step in range(5)])
+    assert (breaker.state, list(failing.registry.providers)) == (State.OPEN, ["b"])

@@ -1,0 +1,166 @@
+"""Circumstantial evidence against a target: what many unrelated clients agree on, and one alone can never show (laws 3 and 11)."""
+
+import pytest
+
+from gateway.core.suspicion import Rejections, Silence
+from tests.core.build import NOW
+
+
+def usual(served=100, rejected=0):
+    """What a target's clients usually do, learned until NOW."""
+    rejections = Rejections()
+    rejections.served = served
+    for _ in range(rejected):
+        rejections.rejected(NOW - 60.0, "regular")
+    return rejections
+
+
+def reject(rejections, clients, at=NOW):
+    for client in clients:
+        rejections.rejected(at, client)
+    return rejections.suspect
+
+
+# -- rejections -------------------------------------------------------------------------------------------------------------------
+
+
+def test_400s_that_jump_from_rare_to_common_across_clients_make_a_target_suspect():
+    rejections = usual()
+    assert [reject(rejections, client) for client in "ababa"] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(
+    ("case", "before", "clients", "served", "suspect"),
+    [
+        ("one client alone, however often", usual(), "a" * 500, 0, False),
+        ("one client's flood and one slip of another", usual(), "a" * 500 + "b", 0, True),
+        ("too few to tell", usual(), "abcd", 0, False),
+        ("all clients, each once", usual(), "abcdefgh", 0, True),
+        ("three in ten", usual(), "abcdef", 14, True),
+        ("fewer than three in ten", usual(), "abcdef", 15, False),
+        ("a new target", usual(served=0), "ababab", 0, False),
+        ("hardly known", usual(served=19), "ababab", 0, False),
+        ("known just well enough", usual(served=20), "ababab", 0, True),
+        ("400s are what its clients always did", usual(served=90, rejected=10), "abababab", 0, False),
+        ("a few of them are usual", usual(served=95, rejected=5), "abababab", 0, True),
+        ("a few too many of them are usual", usual(served=93, rejected=7), "abababab", 0, False),
+    ],
+)
+def test_how_many_400s_to_whom_make_a_target_suspect(case, before, clients, served, suspect):
+    before.rejected(NOW, clients[0])
+    before.served += served
+    assert reject(before, clients[1:]) is suspect, case
+
+
+def test_one_client_alone_never_makes_a_target_suspect_however_long_it_goes_on():
+    rejections = usual()
+    assert not any(reject(rejections, "a" * 20, NOW + minute * 60.0) for minute in range(60))
+    assert not reject(rejections, "b" * 20, NOW + 3600.0), "and what it always did has become usual"
+
+
+def test_good_answers_end_the_suspicion():
+    rejections = usual()
+    assert reject(rejections, "ababa")
+    rejections.served += 11
+    assert rejections.suspect
+    rejections.served += 1
+    assert not rejections.suspect
+
+
+def test_a_suspicion_that_gets_no_food_ends_within_minutes():
+    rejections = usual()
+    assert reject(rejections, "ab" * 4)
+    assert [reject(rejections, "a", NOW + later) for later in (60.0, 120.0)] == [True, False]
+
+
+def test_a_suspicion_that_goes_on_lasts_for_hours_and_does_not_become_usual():
+    rejections = usual()
+    reject(rejections, "ababab")
+    assert all(reject(rejections, "ab" * 5, NOW + minute * 60.0) for minute in range(1, 20 * 60))
+
+
+def test_once_it_is_over_the_suspicion_can_come_again():
+    rejections = usual()
+    assert reject(rejections, "ababab")
+    for minute in range(1, 10):
+        rejections.served += 500
+        reject(rejections, "c", NOW + minute * 60.0)
+    assert not rejections.suspect
+    assert reject(rejections, "ababab", NOW + 700.0)
+
+
+def test_a_target_that_was_cleared_needs_as_much_evidence_once_more():
+    rejections = usual()
+    assert reject(rejections, "ababa")
+    rejections.cleared()
+    assert [reject(rejections, client) for client in "ababa"] == [False] * 4 + [True]
+    rejections.cleared()
+    assert not reject(rejections, "a" * 50), "clients too are counted anew"
+
+
+def test_what_is_usual_fades_as_newer_answers_come():
+    rejections = usual(served=100_000)
+    for minute in range(3):
+        rejections.served += 400
+        reject(rejections, "a" * 100, NOW + minute * 60.0)
+    assert not reject(rejections, "ab" * 300, NOW + 180.0), "by now every fifth answer was a 400"
+
+
+# -- silence ----------------------------------------------------------------------------------------------------------------------
+
+
+def gives_up(silence, client, *, at=NOW, after=10.0, lived_at=float("-inf"), stream=True):
+    return silence.gave_up(at, client, sent_at=at - after, lived_at=lived_at, stream=stream)
+
+
+def test_a_target_that_is_silent_to_one_client_after_the_other_hangs():
+    silence = Silence()
+    assert [gives_up(silence, client, at=NOW + step) for step, client in enumerate("abab")] == [False, True, True, True]
+
+
+def test_one_client_alone_proves_nothing_however_often_it_gives_up():
+    silence = Silence()
+    assert not any(gives_up(silence, "a", at=NOW + 20.0 * step) for step in range(100))
+
+
+@pytest.mark.parametrize(
+    ("stream", "after", "proof"),
+    [(True, 9.9, False), (True, 10.0, True), (False, 10.0, False), (False, 59.9, False), (False, 60.0, True)],
+)
+@pytest.mark.parametrize("impatient", ["the first", "the second"])
+def test_short_patience_proves_nothing(impatient, stream, after, proof):
+    silence = Silence()
+    first, second = (after, 100.0) if impatient == "the first" else (100.0, after)
+    gives_up(silence, "a", after=first, stream=stream)
+    assert gives_up(silence, "b", at=NOW + 200.0, after=second, stream=stream) is proof
+
+
+@pytest.mark.parametrize(
+    ("case", "lived_at", "proof"),
+    [
+        ("before either was asked", 0.0, True),
+        ("after the first had given up", 5.0, False),
+        ("while the second waited", 45.0, False),
+        ("when the second was sent", 40.0, False),
+    ],
+)
+def test_life_shown_to_anybody_clears(case, lived_at, proof):
+    silence = Silence()
+    gives_up(silence, "a", at=NOW + 4.0, after=30.0, lived_at=NOW - 1000.0)
+    lived_at = NOW - 1000.0 if case.startswith("before") else NOW + lived_at
+    assert gives_up(silence, "b", at=NOW + 50.0, lived_at=lived_at) is proof
+
+
+def test_after_life_was_shown_it_takes_two_clients_again():
+    silence = Silence()
+    gives_up(silence, "a")
+    assert not gives_up(silence, "b", at=NOW + 50.0, lived_at=NOW + 45.0)
+    assert not gives_up(silence, "b", at=NOW + 70.0, lived_at=NOW + 45.0)
+    assert gives_up(silence, "c", at=NOW + 90.0, lived_at=NOW + 45.0)
+
+
+@pytest.mark.parametrize(("later", "proof"), [(600.0, True), (600.1, False)])
+def test_two_clients_far_apart_are_no_pattern(later, proof):
+    silence = Silence()
+    gives_up(silence, "a")
+    assert gives_up(silence, "b", at=NOW + later) is proof
