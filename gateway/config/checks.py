@@ -7,6 +7,7 @@ wrong is still a provider that targets may name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from gateway.config.addresses import BaseUrl, azure_root, proxy_from
 from gateway.config.document import Findings, Path
@@ -15,6 +16,13 @@ from gateway.config.schema import Configuration, Provider, Route, Section
 from gateway.config.units import Mistake, did_you_mean
 from gateway.config.validate import Remainder
 from gateway.config.values import name
+from gateway.core.verdicts import Fault, Scope
+
+SCOPES: Final[dict[Fault, tuple[Scope, ...]]] = {
+    **dict.fromkeys((Fault.CALLER, Fault.CONTEXT_LENGTH, Fault.CONTENT_POLICY), (Scope.NOBODY,)),
+    **dict.fromkeys((Fault.CREDENTIAL, Fault.BILLING, Fault.RATE_LIMITED), (Scope.CREDENTIAL, Scope.KEY_ON_MODEL)),
+}
+"""Whose failure an operator may declare a fault to be; the others are the target's or the provider's."""
 
 
 def check(
@@ -54,6 +62,9 @@ class _Check:
                     self._findings.add((section, key), mistake.message, at_key=True)
         for key, provider in providers(self._configuration).items():
             self._provider(key, provider)
+        self._error_rules(("provider_defaults",), self._configuration.provider_defaults)
+        for key, provider in self._configuration.providers.items():
+            self._error_rules(("providers", key), provider)
         for key, policy in policies(self._configuration).items():
             self._ascending(("policies", key, "backoff"), policy.backoff, "base", "cap")
         self._client_list()
@@ -101,6 +112,18 @@ class _Check:
         if provider.base_url.scheme == "http":
             for tls_key in provider.tls.model_fields_set:
                 self._add_to(path, "tls", f"{tls_key} is for https, but the address is http", below=tls_key)
+
+    def _error_rules(self, path: Path, provider: Provider) -> None:
+        findings = self._findings
+        for index, rule in enumerate(provider.errors):
+            at = self._rest.origin((*path, "errors", index))
+            if not findings.has((*at, "status")) and not findings.has((*at, "body")):
+                findings.add(at, "needs a `status`, a `body`, or both: as it is, it would take every error")
+            if rule.scope is None or not findings.has((*at, "fault")) or not findings.sound((*at, "fault")):
+                continue
+            allowed = SCOPES.get(rule.fault, (Scope.TARGET, Scope.PROVIDER))
+            if rule.scope not in allowed:
+                findings.add((*at, "scope"), f"for {rule.fault} only {' or '.join(allowed)} makes sense")
 
     def _azure(self, path: Path, provider: Provider, url: BaseUrl) -> None:
         try:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from gateway.config import addresses, schema
 from gateway.config.layers import policies, providers
 from gateway.config.snapshot import AdminPlan, Client, Origin, Provider, ServerPlan, Snapshot
+from gateway.core.matcher import Rule
 from gateway.core.message import header
 from gateway.core.plan import (
     BackoffPlan,
@@ -93,6 +94,7 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
                 ramp_s=breaker.ramp,
             ),
             budget=BudgetPlan(ratio=settings.retry_budget.ratio, floor=float(settings.retry_budget.floor)),
+            queue_wait_s=settings.queue.wait,
         ),
         dialect=DIALECTS[settings.dialect],
         origin=Origin(
@@ -110,6 +112,7 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
         region=settings.region or "",
         connect_s=settings.connect,
         pool=settings.pool,
+        errors=tuple(Rule(rule.fault, rule.status or (), body=rule.body, scope=rule.scope) for rule in settings.errors),
     )
 
 

@@ -32,6 +32,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufff
 _SENSITIVE: Final = frozenset({"api_key", "key", "token", "headers", "proxy", "base_url"})
 """Values below these keys are never repeated in a message, whatever is wrong with them."""
 
+_NAMING: Final = frozenset({"providers", "policies"})
+"""What stands right below these is a name of the operator's choice."""
+_LONGEST_NAME: Final = 64
+_AFTER_KEY: Final = re.compile(r"[\s:]")
+
 
 class Spot(NamedTuple):
     """Where one value stands; lines and columns count from 1."""
@@ -103,13 +108,23 @@ class Findings:
 
 
 def render(path: Path) -> str:
-    """Write a path as people do: `routes[0].targets[1].provider`."""
+    """Write a path as people do: `routes[0].targets[1].provider`, without any secret that came to stand where a key belongs.
+
+    To YAML `{api_key:sk-1}` and `{api_key sk-1}` are keys without a value, and so is what stands in braces where a string is meant.
+    """
     out = ""
+    secret = False
+    above: str | int = ""
     for step in path:
         if isinstance(step, int):
             out += f"[{step}]"
         else:
-            out += f".{step}" if out else step
+            named = above in _NAMING
+            shown = step if named else _AFTER_KEY.split(step, maxsplit=1)[0]
+            name = "" if secret else shown[:_LONGEST_NAME]
+            out += ("." if out else "") + name + ("…" if name != step else "")
+            secret = secret or (step in _SENSITIVE and not named)
+        above = step
     return out
 
 
@@ -221,7 +236,9 @@ class _Builder:
             return [self.value(item, (*path, index), None, above) for index, item in enumerate(node.value)]
         build = _SCALARS.get(node.tag) if isinstance(node, yaml.ScalarNode) else None
         if build is None or not isinstance(node, yaml.ScalarNode):
-            self._findings.add(path, f"the tag {node.tag.replace(_TAG, '!!')} has no meaning here: remove it")
+            # A value that begins with an exclamation mark is a tag to YAML, and may be a password to its author.
+            tag = f"the tag {node.tag.replace(_TAG, '!!')}" if _SENSITIVE.isdisjoint(path) else "a tag"
+            self._findings.add(path, f"{tag} has no meaning here: remove it")
             return None
         try:
             return build(node)

@@ -20,7 +20,7 @@ NOT_BUILT: Final[dict[tuple[type[Section], str], tuple[tuple[object, ...], str]]
     # (section, key): (values that may be said, what to do)
     (schema.Provider, "dialect"): (("openai", "azure"), "use openai where the provider has an OpenAI-compatible address"),
     (schema.Provider, "quota"): (_NOTHING, "remove it"),
-    (schema.Provider, "queue"): (_NOTHING, "remove it"),
+    (schema.Queue, "depth"): (_NOTHING, "remove it"),
     (schema.Policy, "hedge"): ((None,), "remove it (hedge: off)"),
     (schema.Stream, "hold"): (("none",), "remove it (hold: none)"),
     (schema.Stream, "resume"): ((False,), "remove it (resume: off)"),

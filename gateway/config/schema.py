@@ -20,6 +20,7 @@ from gateway.config.values import (
     Address,
     ApiVersion,
     BaseUrl,
+    BodyPattern,
     Certificates,
     ClientKey,
     Duration,
@@ -37,8 +38,11 @@ from gateway.config.values import (
     PositiveShare,
     Proxy,
     Rate,
+    RuledFault,
+    ScopeName,
     Share,
     Size,
+    Statuses,
     Switch,
     Token,
     Weight,
@@ -46,6 +50,7 @@ from gateway.config.values import (
     count,
     short_for,
 )
+from gateway.core.verdicts import Fault
 
 DIALECTS: Final = ("openai", "azure", "anthropic", "gemini")
 
@@ -190,6 +195,27 @@ class Queue(Section):
     wait: Duration = _said("10s", "All waiting of one exchange together, at most.")
 
 
+class ErrorRule(Section):
+    """What one kind of error answer means; looked at before the gateway's own tables."""
+
+    status: Statuses | None = Field(
+        description="Statuses it is for: 400, 5xx, 500-599, or a list of such; any error where it is not said. An error inside a "
+        "200 counts as the status it stands for.",
+        default=None,
+    )
+    body: BodyPattern | None = Field(
+        description="Regular expression (Python's `re`, case-sensitive unless it begins with `(?i)`) that is searched in the first "
+        "16 KiB of the answer's body.",
+        default=None,
+    )
+    fault: RuledFault = Field(description="What such an answer is.", default=Fault.CALLER, validate_default=False)
+    scope: ScopeName | None = Field(
+        description="Whose failure it is, where not the fault's usual: credential or key_on_model for billing, credential and "
+        "rate_limited; nobody for caller, context_length and content_policy; target or provider for the others.",
+        default=None,
+    )
+
+
 class Provider(Section):
     """An upstream account."""
 
@@ -220,7 +246,12 @@ class Provider(Section):
     breaker: Breaker = Field(description="When to lead traffic away.", default_factory=Breaker)
     retry_budget: RetryBudget = Field(description="How many requests may be repeated here.", default_factory=RetryBudget)
     quota: Quota | None = Field(description="What the account may send.", default=None)
-    queue: Queue | None = Field(description="Where requests wait for room.", default=None)
+    queue: Queue = Field(description="Where requests wait for room.", default_factory=Queue)
+    errors: tuple[ErrorRule, ...] = Field(
+        description="What its error answers mean, where you know better; the first that fits decides. A provider's own list stands "
+        "for itself: that of `provider_defaults` is not added to it.",
+        default=(),
+    )
 
 
 class Match(Section):
@@ -332,6 +363,7 @@ class Configuration(Section):
 REQUIRED: Final[dict[type[Section], tuple[str, ...]]] = {
     Configuration: ("providers",),
     Client: ("name", "key"),
+    ErrorRule: ("fault",),
     Route: ("name", "match", "targets"),
     Target: ("provider",),
     RateLimit: ("rate",),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.core.matcher import Rule
 from gateway.core.message import Header
 from gateway.core.plan import ProviderPlan, Route
 from gateway.dialects.base import Dialect
@@ -146,6 +147,8 @@ class Provider:
     connect_s: float = 5.0
     pool: int = 1000
     """Connections at most."""
+    errors: tuple[Rule, ...] = ()
+    """The operator's own rules for what its error answers mean; looked at before the dialect's."""
 
     @property
     def name(self) -> str:

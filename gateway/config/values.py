@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from gateway.config import addresses, secrets, units
 from gateway.config.snapshot import Secret
 from gateway.config.units import Mistake
-from gateway.core.verdicts import Fault
+from gateway.core.verdicts import Fault, Scope
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -128,6 +129,89 @@ def _fault(value: object) -> Fault:
     return Fault(units.one_of(value, tuple(Fault)))
 
 
+RULED_FAULTS: Final[tuple[Fault, ...]] = tuple(
+    fault for fault in Fault if fault not in {Fault.CONNECT, Fault.TIMEOUT, Fault.STALLED, Fault.STREAM_BROKEN, Fault.UNKNOWN}
+)
+"""What an error answer may be ruled to be: not what happens to a connection without any answer, and not that nobody knows."""
+
+
+def _ruled_fault(value: object) -> Fault:
+    if value == Fault.UNKNOWN:
+        raise Mistake(f"that rules nothing; must be one of {', '.join(RULED_FAULTS)}")
+    if isinstance(value, str) and value in tuple(Fault) and value not in RULED_FAULTS:
+        raise Mistake(f"that happens to connections, an answer cannot say it; must be one of {', '.join(RULED_FAULTS)}")
+    return Fault(units.one_of(value, RULED_FAULTS))
+
+
+_STATUS_RANGE: Final = re.compile(r"(?P<hundreds>\d)xx|(?P<low>\d{3})(?:-(?P<high>\d{3}))?", re.ASCII)
+
+
+def _statuses(value: object) -> tuple[int, int]:
+    """Read `429`, `5xx` or `500-599` as a range, both ends included."""
+    written = str(value) if isinstance(value, int) else value
+    found = _STATUS_RANGE.fullmatch(written) if isinstance(written, str) else None
+    if found is None:
+        raise Mistake('an error status is expected: a number from 400 to 599, "5xx" or "500-599"')
+    if found["hundreds"]:
+        low = int(found["hundreds"]) * 100
+        high = low + 99
+    else:
+        low = int(found["low"])
+        high = int(found["high"] or low)
+    if low < 400 or high > 599:
+        raise Mistake("error statuses go from 400 to 599")
+    if low > high:
+        raise Mistake("the range ends before it begins")
+    return low, high
+
+
+_LONGEST_PATTERN: Final = 1000
+_PATTERN_PIECE: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL | re.ASCII)
+_UNBOUNDED: Final = re.compile(r"[+*]|\{\d*,\}", re.ASCII)
+
+
+def _body_pattern(value: object) -> re.Pattern[bytes]:
+    written = units.text(value)
+    if not 0 < len(written) <= _LONGEST_PATTERN:
+        raise Mistake(f"a regular expression of 1 to {_LONGEST_PATTERN} characters is expected", quote=False)
+    if _multiplies(written):
+        raise Mistake("a repetition inside a repetition can take for ever on the wrong text: bound the outer one, e.g. {1,9}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return re.compile(written.encode())
+    except re.error as error:
+        # Names that the pattern gives its groups are left out: they may come from the environment.
+        complaint = re.sub(r" '.*?'(?= |$)", "", error.msg) + ("" if error.pos is None else f" at position {error.pos}")
+    except (RecursionError, OverflowError):
+        complaint = "too large"
+    raise Mistake(f"not a regular expression: {complaint}")
+
+
+def _multiplies(pattern: str) -> bool:
+    """Whether a repetition without bound stands inside another one, which takes exponential time on a text that nearly fits.
+
+    Counted is what is written: `+`, `*` and `{n,}` behind a group in which there is another of them, whatever separates its turns.
+    """
+    groups = [False]
+    closed = False
+    for piece in _PATTERN_PIECE.findall(pattern):
+        unbounded = _UNBOUNDED.fullmatch(piece) is not None
+        if unbounded and closed:
+            return True
+        closed = False
+        groups[-1] |= unbounded
+        if piece == "(":
+            groups.append(False)
+        elif piece == ")" and len(groups) > 1:
+            closed = groups.pop()
+            groups[-1] |= closed
+    return False
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
 def _api_version(value: object) -> str:
     written = units.text(value)
     if not re.fullmatch(r"[A-Za-z0-9.-]{1,32}", written, re.ASCII):
@@ -224,6 +308,23 @@ Certificates = Annotated[str, PlainValidator(_certificates), _string("/.*")]
 Label = Annotated[str, PlainValidator(name), _string()]
 ApiVersion = Annotated[str, PlainValidator(_api_version), _string()]
 FaultName = Annotated[Fault, PlainValidator(_fault), WithJsonSchema({"enum": list(Fault)})]
+RuledFault = Annotated[Fault, PlainValidator(_ruled_fault), WithJsonSchema({"enum": list(RULED_FAULTS)})]
+ScopeName = Annotated[
+    Scope, PlainValidator(lambda value: Scope(units.one_of(value, tuple(Scope)))), WithJsonSchema({"enum": list(Scope)})
+]
+_STATUS: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 400, "maximum": 599},
+        {"type": "string", "pattern": r"^(?:[45]xx|[45]\d\d(?:-[45]\d\d)?|.*\$\{.*)$", "examples": ["5xx", "500-599"]},
+    ]
+}
+Statuses = Annotated[
+    tuple[Annotated[tuple[int, int], PlainValidator(_statuses)], ...],
+    BeforeValidator(_as_list),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [*_STATUS["anyOf"], {"type": "array", "items": _STATUS, "minItems": 1}]}),
+]
+BodyPattern = Annotated[re.Pattern[bytes], PlainValidator(_body_pattern), _string("", "(?i)capacity|no healthy upstream")]
 HedgeAfter = Annotated[str, PlainValidator(_hedge_after), _string(r"p[1-9][0-9]", "p95")]
 Hold = Annotated[
     str | float, PlainValidator(_hold), WithJsonSchema({"anyOf": [{"enum": ["none", "all"]}, {"type": "string", "pattern": _SPAN}]})

@@ -6,8 +6,10 @@ the path of model calls; without one the v1 addresses, which take the deployment
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
+from gateway.core.matcher import Rule
 from gateway.core.message import Header, header
 from gateway.core.plan import Family
 from gateway.core.verdicts import Outcome, Verdict
@@ -68,8 +70,8 @@ class Azure:
             return True
         return api_version is not None and inbound.path in _BY_DEPLOYMENT
 
-    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float) -> Verdict:
-        return judge(outcome, AZURE_RULES, own_key=own_key, now_unix=now_unix)
+    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float, errors: Sequence[Rule] = ()) -> Verdict:
+        return judge(outcome, AZURE_RULES, own_key=own_key, now_unix=now_unix, errors=errors)
 
     def suspects(self, body: bytes) -> bool:
         return hides_an_error(body)

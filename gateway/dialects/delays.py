@@ -2,7 +2,8 @@
 
 Seen in the wild: float seconds, HTTP dates (RFC 9110 section 10.2.3), RFC 3339 dates, Go durations (`6m0s`, `250ms`), epoch seconds
 and milliseconds, `-1` and nothing at all; in headers, in the error's message, in Google's `RetryInfo`. A delay that cannot be
-understood is no delay (None), never an error: a client must not suffer for a provider's typo.
+understood is no delay (None), never an error: a client must not suffer for a provider's typo. Beside it, what the counters of a
+limit say about a refusal that names no delay: when an exhausted one begins anew, and whether there was anything left.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from gateway.core.message import Header
+from gateway.core.message import Header, first
 
 MAX_DELAY_S = 86_400.0
 
@@ -31,7 +32,7 @@ _HINT = re.compile(
         (milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h|days?|d)\b""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-_GO_HINT = re.compile(r"\b(?:try again|retry) (?:in|after) ((?:\d[\d.]{0,15}(?:ms|s|m|h))+)", re.IGNORECASE | re.ASCII)
+_GO_HINT = re.compile(r"\b(?:try again|retry) (?:in|after) ((?:\d[\d.]{0,15}(?:ms|s|m|h))+)\b", re.IGNORECASE | re.ASCII)
 _HINT_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -54,10 +55,11 @@ def parse_delay(value: str, *, now_unix: float) -> float | None:
     return None if moment is None else _clamp(moment - now_unix)
 
 
-def delay_of(headers: Iterable[Header], body_message: str, now_unix: float) -> float | None:
-    """Return the delay that an answer states: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, then its message.
+def delay_of(headers: Iterable[Header], body_message: str, now_unix: float, *, retry_info: str = "") -> float | None:
+    """Return the delay that an answer states: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, `retry_info`, its message.
 
-    The order is the official SDKs'. The first one that can be understood counts.
+    The headers' order is the official SDKs'; `retry_info` is a field of the body made for it (Google's `retryDelay`). The first one
+    that can be understood counts.
     """
     found: dict[bytes, str] = {}
     for name, _, value in headers:
@@ -71,7 +73,42 @@ def delay_of(headers: Iterable[Header], body_message: str, now_unix: float) -> f
         delay = _clamp(float(stated) / 1000) if in_ms else parse_delay(stated, now_unix=now_unix)
         if delay is not None:
             return delay
-    return _hinted(body_message)
+    delay = parse_delay(retry_info, now_unix=now_unix)
+    return delay if delay is not None else _hinted(body_message)
+
+
+def next_window(headers: Iterable[Header], now_unix: float) -> float | None:
+    """Return the seconds until an exhausted limit begins anew: a moment in `x-ratelimit-reset` beside `x-ratelimit-remaining: 0`.
+
+    Only a moment (OpenRouter's, in epoch milliseconds) is one. The resets of OpenAI and its followers, which name their resource
+    and are durations, tell when the limit will be whole again: long after there is room for one request.
+    """
+    fields = list(headers)
+    moment = (first(fields, b"x-ratelimit-reset") or b"").decode("latin-1").strip()
+    if _left(first(fields, b"x-ratelimit-remaining") or b"") != 0.0 or not _NUMBER.fullmatch(moment) or float(moment) < _EPOCH_S:
+        return None
+    return parse_delay(moment, now_unix=now_unix)
+
+
+def quota_left(headers: Iterable[Header]) -> bool:
+    """Whether the headers count at least one limit, and something is left of every limit they count.
+
+    Read are `x-ratelimit-remaining` with or without a resource behind it, and `anthropic-ratelimit-*-remaining`. `-1`, which Azure
+    sends, and what is no number tell nothing.
+    """
+    counts = [
+        _left(value)
+        for name, _, value in headers
+        if name.startswith(b"x-ratelimit-remaining") or (name.startswith(b"anthropic-ratelimit-") and name.endswith(b"-remaining"))
+    ]
+    known = [count for count in counts if count is not None]
+    return bool(known) and min(known) > 0
+
+
+def _left(value: bytes) -> float | None:
+    text = value.decode("latin-1").strip()
+    count = float(text) if _NUMBER.fullmatch(text) else -1.0
+    return count if count >= 0 else None
 
 
 _RETRY_AFTER = b"retry-after"
@@ -100,7 +137,8 @@ def _go_seconds(text: str) -> float:
 
 def _moment(text: str) -> float | None:
     try:
-        moment = datetime.fromisoformat(text) if text[:4].isdecimal() else parsedate_to_datetime(text)
+        # RFC 3339 section 5.6 allows a small `z`, Python does not.
+        moment = datetime.fromisoformat(text.upper()) if text[:4].isdecimal() else parsedate_to_datetime(text)
         # A date without a zone is UTC; the local zone would be this machine's, not the provider's.
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):

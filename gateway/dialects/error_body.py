@@ -29,7 +29,7 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 class ErrorBody:
     """One error, read."""
 
-    __slots__ = ("code", "message", "names", "retry_delay", "shaped", "status")
+    __slots__ = ("code", "headers", "message", "names", "retry_delay", "shaped", "status")
 
     def __init__(self) -> None:
         self.code = ""
@@ -43,6 +43,8 @@ class ErrorBody:
         """A known error shape was recognised."""
         self.status = 0
         """An HTTP status stated as the error's code; 0 if it states none."""
+        self.headers: list[Header] = []
+        """Headers that the error quotes; OpenRouter tells the state of its own rate limits that way."""
 
 
 def is_page(headers: Iterable[Header], body: bytes) -> bool:
@@ -116,11 +118,17 @@ def _read_object(error: ErrorBody, source: dict[str, Any]) -> None:
 
 
 def _read_metadata(error: ErrorBody, metadata: Any) -> None:
-    """OpenRouter's: where a limit lies, and whether its moderation refused the input."""
-    if isinstance(metadata, dict):
-        _add(error, _name(metadata.get("limit_source")))
-        if "flagged_input" in metadata:
-            error.names.add("flagged_input")
+    """OpenRouter's: where a limit lies and how it stands, and whether its moderation refused the input."""
+    if not isinstance(metadata, dict):
+        return
+    _add(error, _name(metadata.get("limit_source")))
+    if "flagged_input" in metadata:
+        error.names.add("flagged_input")
+    quoted = metadata.get("headers")
+    if isinstance(quoted, dict):
+        for key, value in list(quoted.items())[:_ITEMS]:
+            name = key[:_LONGEST_NAME].encode()
+            error.headers.append((name.lower(), name, _name(value).encode()))
 
 
 def _read_details(error: ErrorBody, details: Any) -> None:
@@ -138,8 +146,9 @@ def _read_details(error: ErrorBody, details: Any) -> None:
             error.retry_delay = delay[:_LONGEST_NAME]
         violations = detail.get("violations")
         for violation in violations[:_ITEMS] if isinstance(violations, list) else ():
-            if isinstance(violation, dict) and "perday" in _name(violation.get("quotaId")).lower():
-                error.names.add("quota_per_day")
+            quota = _name(violation.get("quotaId")).lower() if isinstance(violation, dict) else ""
+            if "perday" in quota:
+                error.names.add("quota_per_day_and_model" if "permodel" in quota else "quota_per_day")
 
 
 def _name(value: Any) -> str:

@@ -1,20 +1,22 @@
 """Turns an outcome into a verdict: the one path from bytes to `Verdict`, shared by the dialects, each with its own table.
 
-Order: an I/O fault says what it is; an HTTP answer is reduced to facts and matched against the table (law 3). A good answer costs a
-scan of its first bytes, not a parse. What the caller's own key caused is the caller's (law 11).
+Order: an I/O fault says what it is; an HTTP answer is reduced to facts and matched against the table (law 3), unless a rule of the
+operator's takes it first. A good answer costs a scan of its first bytes, not a parse. What the caller's own key caused is the
+caller's (law 11).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 
 from gateway.core.matcher import ErrorFacts, Rule, match
 from gateway.core.message import first
 from gateway.core.verdicts import OK, Fault, IOFault, Outcome, Verdict
-from gateway.dialects.delays import delay_of
+from gateway.dialects.delays import delay_of, next_window, quota_left
 from gateway.dialects.error_body import ErrorBody, is_page, read_error
 from gateway.dialects.faults_openai import DEFAULT_IN_BAND_STATUS, IN_BAND_STATUS
 
@@ -26,6 +28,17 @@ _IO_FAULTS: dict[IOFault, Fault] = {
     IOFault.TIMEOUT: Fault.TIMEOUT,
     IOFault.STALLED: Fault.STALLED,
 }
+
+_QUICKLY_GONE = frozenset({IOFault.CONNECT, IOFault.RESET})
+"""A refused or broken connection says little about the next one. A name or a certificate that is wrong stays wrong, and what ran
+into a timeout has cost enough."""
+
+SEARCHED_BYTES = 16 * 1024
+"""How much of an answer's body the operators' patterns see: what is said about an error stands at its start, and a pattern that
+tries every place of a long text would hold up everybody."""
+
+_OF_THE_KEY = frozenset({Fault.BILLING, Fault.CREDENTIAL, Fault.MODEL_GONE})
+_CALLERS_OWN = Rule(Fault.CALLER)
 
 _SUSPICIOUS = re.compile(rb'"error"\s*:\s*[{"\[]|"object"\s*:\s*"error"')
 """An error that is not null, near the start of a 200: OpenRouter and others put it first, Responses objects put it early."""
@@ -41,8 +54,8 @@ _KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai)[-_]|AIza)[A-Za-z0-9_*.-]{4,}|
 """Some providers quote the refused key, more or less masked (law 12)."""
 
 
-def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: float) -> Verdict:
-    """Classify an outcome by the rules. Never raises.
+def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: float, errors: Sequence[Rule] = ()) -> Verdict:
+    """Classify an outcome by the dialect's rules, and before them by the operator's own, `errors`. Never raises.
 
     For 2xx and 3xx answers this is meant for inference paths, where a page or a redirect cannot be a model's answer; elsewhere
     they may be what the client asked for.
@@ -57,30 +70,63 @@ def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: f
     error = ErrorBody() if page else read_error(outcome.body)
     if good and not page:
         status = _in_band_status(error)
-    hints = status == 429 or status >= 498
-    text = f"{error.message} retryDelay: {error.retry_delay}" if hints else ""
-    delay = delay_of(outcome.headers, text, now_unix)
-    rule = match(
-        ErrorFacts(
-            status=status,
-            names=frozenset(error.names),
-            message=error.message,
-            html=page,
-            shaped=error.shaped,
-            oversize=_never_fits(error.message),
-            stated_delay=delay is not None,
-            own_key=own_key,
-        ),
-        rules,
+    delay = _stated_delay(outcome, error, status, now_unix)
+    facts = ErrorFacts(
+        status=status,
+        names=frozenset(error.names),
+        message=error.message,
+        html=page,
+        shaped=error.shaped,
+        oversize=_never_fits(error.message),
+        stated_delay=delay is not None,
+        own_key=own_key,
+        body=outcome.body[:SEARCHED_BYTES],
     )
+    rule = match(facts, rules)
+    if errors and status >= 400:
+        rule = _overruled(rule, facts, errors)
     return Verdict(
         rule.fault,
-        code=rule.code or error.code,
+        code=rule.code or _KEY_LIKE.sub("[key]", error.code),
         message=_KEY_LIKE.sub("[key]", error.message)[:_LONGEST_MESSAGE],
         delay=delay if rule.waits else None,
         retry_same=rule.retry_same and (first(outcome.headers, b"x-should-retry") or b"").strip().lower() != b"false",
         ambiguous=rule.ambiguous,
+        scope=rule.scope,
+        quick=rule.quick,
+        quota_left=rule.fault is Fault.RATE_LIMITED
+        and rule.waits
+        and delay is None
+        and quota_left([*outcome.headers, *error.headers]),
     )
+
+
+def _overruled(known: Rule, facts: ErrorFacts, errors: Sequence[Rule]) -> Rule:
+    """Return what the operator's first fitting rule makes of an answer, else the dialect's own rule for it.
+
+    Whatever an answer is called, the provider has done the work or not: that stays as the dialect knows it. With a key passed
+    through from a client, what concerns keys and what they give access to is the caller's own (law 11).
+    """
+    for rule in errors:
+        if rule.fits(facts):
+            if not facts.own_key and rule.fault in _OF_THE_KEY:
+                return _CALLERS_OWN
+            return replace(rule, ambiguous=known.ambiguous, quick=known.quick and rule.fault is known.fault)
+    return known
+
+
+def _stated_delay(outcome: Outcome, error: ErrorBody, status: int, now_unix: float) -> float | None:
+    # Only from answers that ask for patience: the message of another may echo what a client wrote.
+    patient = status == 429 or status >= 498
+    delay = delay_of(
+        outcome.headers,
+        error.message if patient else "",
+        now_unix,
+        retry_info=error.retry_delay if patient else "",
+    )
+    if delay is None and status == 429:
+        delay = next_window([*outcome.headers, *error.headers], now_unix)
+    return delay
 
 
 def _judge_io(outcome: Outcome, io: IOFault) -> Verdict:
@@ -88,7 +134,7 @@ def _judge_io(outcome: Outcome, io: IOFault) -> Verdict:
     fault = _IO_FAULTS.get(io, Fault.CONNECT)
     if not sent and fault is Fault.SERVER_ERROR:
         fault = Fault.CONNECT
-    return Verdict(fault, code=io.value, message=outcome.detail[:_LONGEST_MESSAGE], ambiguous=sent)
+    return Verdict(fault, code=io.value, message=outcome.detail[:_LONGEST_MESSAGE], ambiguous=sent, quick=io in _QUICKLY_GONE)
 
 
 def hides_an_error(body: bytes) -> bool:

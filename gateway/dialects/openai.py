@@ -6,6 +6,9 @@ that was invented yesterday works today. What errors mean stands in `faults_open
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gateway.core.matcher import Rule
 from gateway.core.message import Header, header
 from gateway.core.plan import Family
 from gateway.core.verdicts import Outcome, Verdict
@@ -45,8 +48,8 @@ class OpenAI:
         del api_version
         return inbound.family is Family.REALTIME
 
-    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float) -> Verdict:
-        return judge(outcome, OPENAI_RULES, own_key=own_key, now_unix=now_unix)
+    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float, errors: Sequence[Rule] = ()) -> Verdict:
+        return judge(outcome, OPENAI_RULES, own_key=own_key, now_unix=now_unix, errors=errors)
 
     def suspects(self, body: bytes) -> bool:
         return hides_an_error(body)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 
 from gateway.config.describe import describe
 from gateway.config.snapshot import AdminPlan, ServerPlan
-from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Jitter, Policy, Timeouts
-from gateway.core.verdicts import Fault
+from gateway.core.matcher import Rule
+from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Jitter, Policy, ProviderPlan, Timeouts
+from gateway.core.verdicts import Fault, Scope
 
 ONE = "providers: {p: {dialect: openai, base_url: https://h/v1}}\n"
 
@@ -22,6 +24,8 @@ def test_the_least_configuration_has_the_plans_own_defaults(read):
     assert snapshot.admin == AdminPlan()
     assert (provider.plan.breaker, provider.plan.budget) == (BreakerPlan(), BudgetPlan())
     assert (provider.connect_s, provider.pool, provider.plan.domain) == (5.0, 1000, "p")
+    assert provider.plan == ProviderPlan("p", "p")
+    assert provider.errors == ()
     assert (provider.credentials, provider.headers, provider.region, provider.api_version) == ((), (), "", None)
     assert (route.name, route.policy) == ("default", Policy())
     assert (route.models, route.paths, route.clients) == (None, None, None)
@@ -50,6 +54,11 @@ providers:
     pool: 14
     breaker: {consecutive: 15, failure_rate: 16%, min_requests: 17, window: 18s, open: 19s, max_open: 20s, ramp: 21s}
     retry_budget: {ratio: 22%, floor: 23}
+    queue: {wait: 31s}
+    errors:
+      - {status: [400, 5xx, "429", 500-503], body: "(?i)no room", fault: overloaded, scope: provider}
+      - {status: 404, fault: model_gone}
+      - {body: x, fault: caller}
 routes:
   - {name: r, match: {models: [m], paths: [/v1/x]}, targets: [p, {provider: p, model: n, only_for: [timeout]}], policy: q}
 policies:
@@ -71,6 +80,17 @@ policies:
     assert (provider.connect_s, provider.pool, provider.plan.domain) == (13.0, 14, "d")
     assert provider.plan.breaker == BreakerPlan(15, 0.16, 17, 18.0, 19.0, 20.0, 21.0)
     assert provider.plan.budget == BudgetPlan(0.22, 23.0)
+    assert provider.plan.queue_wait_s == 31.0
+    assert provider.errors == (
+        Rule(
+            Fault.OVERLOADED,
+            ((400, 400), (500, 599), (429, 429), (500, 503)),
+            body=re.compile(b"(?i)no room"),
+            scope=Scope.PROVIDER,
+        ),
+        Rule(Fault.MODEL_GONE, ((404, 404),)),
+        Rule(Fault.CALLER, body=re.compile(b"x")),
+    )
     (route,) = snapshot.routes
     assert route.policy == Policy(
         "q", 24.0, 5, Timeouts(25.0, 26.0, 27.0, 28.0), BackoffPlan(0.029, 30.0, Jitter.DECORRELATED), 0.0, failover_content_policy=True,
@@ -120,6 +140,25 @@ routes: [{name: r, match: {}, targets: [p, q]}]
     assert p.headers == ((b"x-a", b"x-a", b"all"), (b"x-b", b"x-b", b"mine"))
     assert (p.plan.breaker.open_s, p.plan.breaker.window_s, q.plan.breaker.open_s) == (3.0, 9.0, 2.0)
     assert p.plan.breaker.consecutive == 5
+
+
+def test_a_provider_s_own_rules_for_errors_replace_the_defaults(read):
+    snapshot = read(
+        """
+provider_defaults: {dialect: openai, queue: {wait: 2s}, errors: [{status: 400, fault: overloaded}]}
+providers:
+  p: {base_url: https://p, errors: [{status: 422, fault: overloaded}], queue: {}}
+  q: {base_url: https://q, queue: {wait: 0s}}
+  r: {base_url: https://r, errors: []}
+routes: [{name: r, match: {}, targets: [p, q, r]}]
+""",
+    )
+    assert {name: provider.errors for name, provider in snapshot.providers.items()} == {
+        "p": (Rule(Fault.OVERLOADED, ((422, 422),)),),
+        "q": (Rule(Fault.OVERLOADED, ((400, 400),)),),
+        "r": (),
+    }
+    assert [provider.plan.queue_wait_s for provider in snapshot.providers.values()] == [2.0, 0.0, 2.0]
 
 
 def test_policies_start_from_a_default_that_may_be_changed(read):

@@ -38,7 +38,7 @@ def test_an_example_loads(path):
 
 def known_sections():
     full = {
-        "providers": {"p": {"quota": {}, "queue": {}}},
+        "providers": {"p": {"quota": {}, "errors": [{}]}},
         "clients": [{"limits": {"requests": "8/s"}}],
         "routes": [{"targets": ["p"]}],
         "policies": {"p": {"hedge": {}}},

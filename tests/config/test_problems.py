@@ -112,8 +112,11 @@ def test_a_wrong_element_hides_nothing_behind_it(complain):
         ("api_key: ${A:-x", "4:14: providers.p.api_key: `${` is never closed by `}`; a dollar sign itself is written `$$`"),
         ("api_key: ${A:?ask ops}", "4:14: providers.p.api_key: A is not set: ask ops"),
         ("api_key: os.environ/NOT_THERE", "4:14: providers.p.api_key: NOT_THERE is not set"),
-        ("errors: {}", ("4:5: providers.p.errors: unknown key; known here: dialect, base_url, api_key, api_version, domain, region, "
-                       "headers, tls, proxy, connect, pool, breaker, retry_budget, quota, queue")),
+        ("extra: {}", ("4:5: providers.p.extra: unknown key; known here: dialect, base_url, api_key, api_version, domain, region, "
+                      "headers, tls, proxy, connect, pool, breaker, retry_budget, quota, queue, errors")),
+        ("queue: {wait: 10}", '4:19: providers.p.queue.wait: 10: durations need a unit, e.g. "10s" or "10ms"'),
+        ("errors: {}", "4:13: providers.p.errors: a list is expected, not a mapping"),
+        ("errors: [500]", "4:14: providers.p.errors[0]: a mapping is expected, not a number"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_provider_is_one_precise_line(complain, settings, line):
@@ -288,7 +291,7 @@ def test_a_mistake_in_a_policy_is_one_precise_line(complain, policy, line):
             "remove it (weight: 1)",
         ),
         ("provider_defaults: {quota: {requests: 8/s, tokens: {rate: 600/min, burst: 50}}}", "provider_defaults.quota", "remove it"),
-        ("provider_defaults: {queue: {depth: 5}}", "provider_defaults.queue", "remove it"),
+        ("provider_defaults: {queue: {depth: 5, wait: 1s}}", "provider_defaults.queue.depth", "remove it"),
         ("policies: {p: {hedge: {after: p95}}}", "policies.p.hedge", "remove it (hedge: off)"),
         ("policies: {p: {stream: {hold: 500ms}}}", "policies.p.stream.hold", "remove it (hold: none)"),
         ("policies: {p: {stream: {hold: all}}}", "policies.p.stream.hold", "remove it (hold: none)"),
@@ -365,6 +368,9 @@ SECRET = "sk-live-SECRET-0123456789abcdef"
         f"clients: [{{name: '{SECRET} x', key: 'sha256:{SECRET}'}}]\nproviders: {SECRET}\nserver: {{open: '${{S}}'}}\n",
         f"providers: {{p: {{dialect: openai, base_url: https://h, api_key: [{SECRET}, {{k: {SECRET}}}]}}}}\nadmin: {{token: 'a b {SECRET}'}}\n",
         f"policies: {{p: {{attempts: '${{S}}', hedge: {SECRET}}}}}\nproviders: {{p: {{dialect: '${{S}}', base_url: 'https://h?{SECRET}'}}}}\n",
+        "providers: {p: {dialect: openai, base_url: https://h, errors: [{body: '(?P<${S}>x)', fault: '${S}', scope: '${S}', status: '${S}'}]}}\n",
+        "providers: {p: {dialect: openai, base_url: https://h, errors: [{body: '(?P=${S})', fault: caller}, {body: '(?P<${S}', fault: caller}]}}\n",
+        "providers: {p: {dialect: openai, base_url: https://h, errors: [{body: 'x(?P<a>x)(?P<a>x)[${S}', fault: caller}]}}\n",
         f"a: [{SECRET}\n",
         f"a: 'x {SECRET}\n",
         f"api_key: {SECRET}: {SECRET}\n",

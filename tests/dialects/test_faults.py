@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.message import header
-from gateway.core.verdicts import Fault, IOFault, Outcome
+from gateway.core.verdicts import Fault, IOFault, Outcome, Scope
 from gateway.dialects.registry import DIALECTS
 
 OPENAI, AZURE = DIALECTS["openai"], DIALECTS["azure"]
@@ -110,7 +110,7 @@ BOTH = [
     (403, error("You have insufficient permissions for this operation. Missing scopes: api.files.read."), Fault.CALLER),
     # The model.
     (404, error("The model `gpt-9` does not exist or you do not have access to it.", code="model_not_found"), Fault.MODEL_GONE),
-    (403, error("Project `proj_x` does not have access to model `gpt-4`", code="model_not_found"), Fault.MODEL_GONE),
+    (403, error("Project `proj_x` does not have access to model `gpt-4`", code="model_not_found"), Fault.CREDENTIAL),
     (404, {"code": "Some requested entity was not found", "error": "The model grok-9 does not exist or ..."}, Fault.MODEL_GONE),
     (404, {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError", "code": 404}, Fault.MODEL_GONE),
     (400, {"object": "error", "message": "Invalid model: mistral-x", "type": "invalid_model", "code": "1500"}, Fault.MODEL_GONE),
@@ -135,6 +135,10 @@ BOTH = [
     (429, {"status": "come back later"}, Fault.OVERLOADED),
     (429, b"", Fault.OVERLOADED),
     (429, error("System is experiencing high demand. Please retry after 10 seconds."), Fault.OVERLOADED),
+    (429, error("That model is currently overloaded with other requests."), Fault.OVERLOADED),
+    (429, error("Model vendor/x-large is at capacity"), Fault.OVERLOADED),
+    (429, error("We're experiencing high demand right now"), Fault.OVERLOADED),
+    (429, b"come back later", Fault.OVERLOADED),
     (429, error("The engine is currently overloaded, please try again later", kind="engine_overloaded_error"), Fault.OVERLOADED),
     # The provider.
     (408, error("Request timed out"), Fault.SERVER_ERROR),
@@ -254,11 +258,45 @@ def test_what_a_client_makes_a_400_echo_hurts_nobody_else(echoed):
             assert classify(status, body).fault is Fault.CALLER
 
 
+CHOSEN = [
+    "blocked",
+    "disabled-x",
+    "insufficient balance",
+    "credit balance is",
+    "spending limit",
+    "does not exist",
+    "leaked",
+    "high demand",
+]
+"""Names of models, chosen by clients, which providers repeat in their sentences."""
+
+
+@pytest.mark.parametrize("model", CHOSEN)
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Project `proj_x` may not use model {}.",
+        "Your team is not allowed to sample from model {}.",
+        "Your API key has no access to {}",
+        "The model parameter '{}' is invalid.",
+        "Model alias '{}' is ambiguous",
+        "Rate limit reached for '{}' in organization org-x",
+    ],
+)
+def test_the_name_of_a_model_takes_no_key_from_other_models_and_blames_no_other_target(model, sentence):
+    for body in (error(sentence.format(model)), {"code": "The caller does not have permission", "error": sentence.format(model)}):
+        assert (classify(403, body).fault, classify(403, body).scope) == (Fault.CREDENTIAL, Scope.KEY_ON_MODEL)
+        assert (classify(429, body).fault, classify(429, body).scope) == (Fault.RATE_LIMITED, Scope.KEY_ON_MODEL)
+        assert classify(404, body).fault is Fault.CALLER
+        assert classify(400, body).fault is Fault.CALLER
+
+
 @pytest.mark.parametrize("status", [413, 429])
 def test_a_request_larger_than_the_whole_limit_is_not_waited_for(status):
     verdict = classify(status, error(TOO_LARGE, kind="tokens", code="rate_limit_exceeded"), headers=[header(b"Retry-After", b"2")])
     assert (verdict.fault, verdict.code, verdict.delay) == (Fault.RATE_LIMITED, "request_too_large", None)
     assert not verdict.retry_same
+    assert verdict.scope is Scope.NOBODY
 
 
 def test_a_large_request_that_fits_the_limit_is_an_ordinary_rate_limit():
@@ -283,6 +321,16 @@ def test_a_delay_is_read_from_the_body_where_the_headers_name_none(body, delay):
 
 def test_a_delay_echoed_in_a_caller_s_error_is_ignored():
     assert classify(400, error("Invalid value: 'try again in 9000s'")).delay is None
+
+
+@pytest.mark.parametrize("status", [*range(400, 600), 200])
+def test_a_quick_try_is_worth_it_for_a_500_that_is_no_page(status):
+    assert classify(status, error(), in_stream=status == 200).quick is (status in {500, 200})
+    assert not classify(status, PAGE, headers=HTML).quick
+
+
+def test_a_500_that_says_overloaded_is_left_alone():
+    assert not classify(500, error(kind="service_unavailable_error", code="server_is_overloaded")).quick
 
 
 @pytest.mark.parametrize(("value", "allowed"), [(b"false", False), (b" False ", False), (b"true", True), (b"", True)])
@@ -324,6 +372,7 @@ def test_io_faults(io, sent, fault, ambiguous):
     for status in (0, 200):
         verdict = classify(status, b"", io=io, sent=sent, detail="why")
         assert (verdict.fault, verdict.ambiguous, verdict.code, verdict.message) == (fault, ambiguous, io.value, "why")
+        assert verdict.quick is (io in {IOFault.CONNECT, IOFault.RESET})
 
 
 def test_every_io_fault_has_a_meaning():
