@@ -10,7 +10,7 @@ import re
 
 MAX_EVENT_BYTES = 1024 * 1024
 
-_BLANK = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)++")
+BLANK = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)++")
 """The end of a line and the blank lines after it."""
 
 _BLANK_OR_START = re.compile(rb"(?:\A|\r\n?+|\n)(?:\r\n?+|\n)++")
@@ -27,7 +27,7 @@ class EventSplitter:
     the end of a chunk waits for the next byte, which may be the LF that belongs to it.
     """
 
-    __slots__ = ("_adrift", "_max_event", "_tail", "aligned")
+    __slots__ = ("_adrift", "_max_event", "_tail", "aligned", "between")
 
     def __init__(self, max_event: int = MAX_EVENT_BYTES) -> None:
         self._tail = bytearray()
@@ -35,12 +35,15 @@ class EventSplitter:
         self._adrift = False
         self.aligned = True
         """Whether what `feed` returned last consists of whole events."""
+        self.between = True
+        """Nothing is held and the next byte begins an event: `feed` would return a chunk that ends in LF LF as it is."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return all events that are complete now, possibly none (empty)."""
         if not self._tail and chunk.endswith(b"\n\n"):
             self.aligned = not self._adrift
             self._adrift = False
+            self.between = self.aligned
             return chunk
         return self._feed_slowly(chunk)
 
@@ -49,6 +52,7 @@ class EventSplitter:
         rest = bytes(self._tail)
         self._tail.clear()
         self.aligned = not self._adrift
+        self.between = self.aligned
         return rest
 
     def _feed_slowly(self, chunk: bytes) -> bytes:
@@ -65,6 +69,7 @@ class EventSplitter:
             self._adrift = True
         out = bytes(tail[:cut])
         del tail[:cut]
+        self.between = self.aligned and not self._adrift and not tail
         return out
 
     def _last_boundary(self, start: int, tail: bytearray, chunk: bytes) -> int:
@@ -74,7 +79,7 @@ class EventSplitter:
             if cut == 1 and not start and not self._adrift and tail.startswith(b"\n"):
                 return 1
             return cut if cut > 1 else 0
-        pattern = _BLANK if self._adrift else _BLANK_OR_START
+        pattern = BLANK if self._adrift else _BLANK_OR_START
         end = len(tail) - 1 if tail.endswith(b"\r") else len(tail)
         cut = 0
         for found in pattern.finditer(tail, start, end):

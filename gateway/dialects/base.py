@@ -6,9 +6,11 @@ answers for the other side: where a request goes, how it is authorised, what its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.core.matcher import Rule
 from gateway.core.message import Header
 from gateway.core.plan import Family
 from gateway.core.verdicts import Outcome, Verdict
@@ -58,6 +60,8 @@ class Part(StrEnum):
     ERROR = "error"
     END = "end"
     """The terminator: the stream is whole."""
+    BROKEN = "broken"
+    """The provider says it is done, but a stream of this kind is not whole without what was never said."""
 
 
 class StreamReader(Protocol):
@@ -69,6 +73,8 @@ class StreamReader(Protocol):
     """The terminator was seen."""
     usage: tuple[int, int] | None
     """(input tokens, output tokens) as the provider reported them; None until it does. Never estimated."""
+    good_bytes: int
+    """After `skim` returned `ERROR` or `BROKEN`: how many bytes of that block came before, and may be relayed."""
 
     def read(self, event: bytes) -> Part:
         """Classify one complete raw event (its lines, with or without the blank line that ends it). Used until commit."""
@@ -77,7 +83,7 @@ class StreamReader(Protocol):
     def skim(self, events: bytes) -> Part:
         """Note terminator, finish, usage and errors in one or more complete events after commit, at the price of a few scans.
 
-        Returns `END` if the last event ends the stream, `ERROR` if one is an error event, else `CONTENT`.
+        Returns `END` if one of the events ends the stream, `ERROR` or `BROKEN` if the stream breaks in one, else `CONTENT`.
         """
         ...
 
@@ -118,11 +124,12 @@ class Dialect(Protocol):
         """Whether the model's name travels in the address instead of the body."""
         ...
 
-    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float) -> Verdict:
+    def classify(self, outcome: Outcome, *, own_key: bool, now_unix: float, errors: Sequence[Rule] = ()) -> Verdict:
         """Judge an outcome that is not a good answer. `own_key`: the credential was ours, not passed through.
 
-        `now_unix` (seconds since the epoch) serves delays that are stated as dates. Returns a verdict with a fault, except for a
-        2xx JSON answer without an error object in it, which is `OK`.
+        `now_unix` (seconds since the epoch) serves delays that are stated as dates. `errors` are the operator's own rules for this
+        provider's error answers, looked at before the dialect's. Returns a verdict with a fault, except for a 2xx JSON answer
+        without an error object in it, which is `OK`.
         """
         ...
 

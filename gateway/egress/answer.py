@@ -16,14 +16,19 @@ from typing import Protocol
 
 import orjson
 
+from gateway.config.snapshot import Provider
 from gateway.core.attempt import Attempt
 from gateway.core.message import ResponseHead
 from gateway.core.plan import INFERENCE, Family
 from gateway.core.sse import EventSplitter, data_of, events
 from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
-from gateway.dialects.base import Dialect, Part, StreamReader
+from gateway.dialects.base import Part, StreamReader
+from gateway.egress.heads import CREDENTIALS, keys_of, masked
 from gateway.egress.surroundings import Surroundings
 from gateway.egress.upstream import Call
+
+_CONTENT = Part.CONTENT
+"""Looked up once, for the hot path: CPython 3.11 finds a member of an enum slowly."""
 
 HOLD_BYTES = 8 * 1024 * 1024
 ERROR_BYTES = 1024 * 1024
@@ -73,7 +78,7 @@ class Answer:
         "_holding",
         "_linger",
         "_over",
-        "_own_key",
+        "_provider",
         "_size",
         "_splitter",
         "_surroundings",
@@ -94,7 +99,7 @@ class Answer:
         self,
         driver: Reports,
         attempt: Attempt,
-        dialect: Dialect,
+        provider: Provider,
         family: Family,
         surroundings: Surroundings,
     ) -> None:
@@ -102,7 +107,7 @@ class Answer:
         self._clock = surroundings.clock
         self._surroundings = surroundings
         self._family = family
-        self._own_key = attempt.credential is not None
+        self._provider = provider
         self._over = False
         self._take: Callable[[bytes], None] = self._collect
         self._collecting = False
@@ -111,7 +116,7 @@ class Answer:
         self._splitter: EventSplitter | None = None
         self._linger: TimerHandle | None = None
         self.attempt = attempt
-        self.dialect = dialect
+        self.dialect = provider.dialect
         self.call: Call | None = None
         self.committed = False
         self.response: ResponseHead | None = None
@@ -267,8 +272,8 @@ class Answer:
         pieces = events(block)
         for index, event in enumerate(pieces):
             part = self.reader.read(event)
-            if part is Part.ERROR:
-                self._fail_in_stream(self.reader)
+            if part is Part.ERROR or part is Part.BROKEN:
+                self._break(part, self.reader)
                 return
             self.held.append(event)
             self._size += len(event)
@@ -284,28 +289,28 @@ class Answer:
 
     def _events(self, chunk: bytes) -> None:
         """Relay events after the commit: the hot path of every stream."""
-        block = self._splitter.feed(chunk)  # type: ignore[union-attr]  # set with the mode
-        if block:
-            part = self.reader.skim(block)  # type: ignore[union-attr]  # set with the mode
-            if part is Part.CONTENT:
-                self._driver.flow(block)
-            else:
-                self._last_events(block, part)
+        splitter: EventSplitter = self._splitter  # type: ignore[assignment]  # set with the mode
+        if splitter.between and chunk.endswith(b"\n\n"):
+            block = chunk
+        else:
+            block = splitter.feed(chunk)
+            if not block:
+                return
+        part = self.reader.skim(block)  # type: ignore[union-attr]  # set with the mode
+        if part is _CONTENT:
+            self._driver.flow(block)
+        else:
+            self._last_events(block, part)
 
     def _last_events(self, block: bytes, part: Part) -> None:
         """Relay a block in which the stream ends or fails, as `skim` has found."""
         reader = self.reader
         assert reader is not None  # noqa: S101 - set with the mode
-        if part is Part.ERROR:
+        if part is Part.ERROR or part is Part.BROKEN:
             # The provider's shape may be one that SDKs do not raise on: what came before passes, the error goes out in ours.
-            good = []
-            for event in events(block):
-                if reader.read(event) is Part.ERROR:
-                    break
-                good.append(event)
-            if good:
-                self._driver.flow(b"".join(good))
-            self._fail_in_stream(reader)
+            if reader.good_bytes:
+                self._driver.flow(block[: reader.good_bytes])
+            self._break(part, reader)
             return
         self._driver.flow(block)
         if part is Part.END:
@@ -326,7 +331,7 @@ class Answer:
             # Half an event is dropped. Where a finish was seen and is enough, nothing of the answer is lost with it.
             half = half or not reader.terminator()
         if half or not reader.finished:
-            self._fail(Verdict(Fault.STREAM_BROKEN, code="no_terminator", ambiguous=True))
+            self._fail(_no_terminator())
         else:
             if not self.committed:
                 self._driver.content(self)
@@ -378,7 +383,20 @@ class Answer:
             self.call = None
 
     def _classify(self, outcome: Outcome) -> Verdict:
-        return self.dialect.classify(outcome, own_key=self._own_key, now_unix=self._surroundings.unix())
+        provider = self._provider
+        secrets = keys_of(provider)
+        outcome.body = masked(outcome.body, secrets)
+        # A key among the configured headers is ours as well.
+        own_key = self.attempt.credential is not None or any(lower in CREDENTIALS for lower, _, _ in provider.headers)
+        return self.dialect.classify(outcome, own_key=own_key, now_unix=self._surroundings.unix(), errors=provider.errors)
+
+    def _break(self, part: Part, reader: StreamReader) -> None:
+        """End a stream in which an event says that it failed, or that it is over when it cannot be."""
+        if part is Part.ERROR:
+            self._fail_in_stream(reader)
+        else:
+            self._close()
+            self._fail(_no_terminator())
 
     def _fail_in_stream(self, reader: StreamReader) -> None:
         payload = reader.error_payload()
@@ -417,6 +435,10 @@ class Answer:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+
+
+def _no_terminator() -> Verdict:
+    return Verdict(Fault.STREAM_BROKEN, code="no_terminator", ambiguous=True)
 
 
 def _broken_off(fault: IOFault, detail: str) -> Verdict:

@@ -99,6 +99,28 @@ def test_a_small_bound_changes_no_byte_and_aligned_blocks_are_whole_events(case,
     assert out + splitter.take_rest() == stream
 
 
+@given(split_streams(), st.integers(1, 8))
+def test_between_events_a_chunk_of_whole_ones_need_not_be_fed(case, bound):
+    _, chunks = case
+    fed, spared = EventSplitter(max_event=bound), EventSplitter(max_event=bound)
+    for chunk in chunks:
+        block = chunk if spared.between and chunk.endswith(b"\n\n") else spared.feed(chunk)
+        assert block == fed.feed(chunk)
+        if block:
+            assert spared.aligned is fed.aligned
+    assert (spared.take_rest(), spared.aligned) == (fed.take_rest(), fed.aligned)
+
+
+def test_between_events_is_where_nothing_is_held_or_half_out():
+    splitter = EventSplitter(max_event=4)
+    seen = [splitter.between]
+    for chunk in (b"data: x\n\n", b"da", b"ta\n\n", b"data: long", b"er", b"\n\n", b"data: y\n\n"):
+        splitter.feed(chunk)
+        seen.append(splitter.between)
+    # Right behind the end of an event that went out in parts, the block that ended it is still the last one.
+    assert seen == [True, True, False, True, False, False, False, True]
+
+
 def _at_boundary(out):
     return EventSplitter().feed(out + b"x") == out
 

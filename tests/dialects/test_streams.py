@@ -115,13 +115,31 @@ def test_errors_inside_a_200_are_seen_before_and_after_commit(event, family):
         reader = DIALECTS["openai"].stream(family)
         reader.read(HELLO)
         assert ways(reader) is Part.ERROR
+        assert reader.good_bytes in (0, len(HELLO))
         assert reader.error_payload() == payload
         assert not reader.ended
 
 
+def test_what_came_before_an_error_is_told_apart_from_it():
+    for reader, before in ((chat(), HELLO * 2), (responses(), named("response.output_text.delta", delta="Hi") + b": ping\n\n")):
+        assert reader.skim(before + ERRORS[0] + before) is Part.ERROR
+        assert reader.good_bytes == len(before)
+
+
+@pytest.mark.parametrize("event", [e for e in ERRORS if b"choices" not in e])
+@pytest.mark.parametrize("family", [Family.IMAGES, Family.AUDIO])
+def test_errors_are_seen_among_pictures_and_sound(event, family):
+    more = named("image_generation.partial_image" if family is Family.IMAGES else "speech.audio.delta", audio="aGk=")
+    for rest in (b"", DONE):
+        reader = DIALECTS["openai"].stream(family)
+        reader.read(more)
+        assert reader.skim(more + event + rest) is Part.ERROR
+        assert reader.good_bytes == len(more)
+
+
 @pytest.mark.parametrize("event", [e for e in ERRORS if b"choices" not in e])
 def test_errors_look_the_same_in_streams_without_a_reader_of_their_own(event):
-    for family in (Family.RESPONSES, Family.AUDIO):
+    for family in (Family.RESPONSES, Family.AUDIO, Family.OTHER):
         reader = DIALECTS["openai"].stream(family)
         assert reader.read(event) is Part.ERROR
         if b"event:error" not in event and b"gone" not in event:
@@ -322,22 +340,221 @@ def test_a_final_response_that_breaks_off_does_not_end_the_stream():
     assert not reader.finished
 
 
+@pytest.mark.parametrize("done", [DONE, b"data:[DONE]\n\n", b"data: [DONE]", b"data: [DONE]\r\n\r\n"])
+def test_done_does_not_make_a_response_whole_that_never_completed(done):
+    text = named("response.output_text.delta", delta="Hi")
+    for begun in ([], [text]):
+        reader = responses()
+        for event in begun:
+            reader.read(event)
+        assert reader.read(done) is Part.BROKEN
+        assert reader.skim(text + done) is Part.BROKEN
+        assert reader.good_bytes == len(text)
+        assert not reader.finished
+        assert not reader.ended
+
+
+def test_done_behind_a_completed_response_is_part_of_the_stream():
+    reader = responses()
+    assert reader.skim(named("response.completed", response=RESPONSE) + DONE) is Part.END
+    assert reader.read(DONE) is Part.END
+
+
 def test_other_streams_end_cleanly_with_their_body():
-    reader = DIALECTS["openai"].stream(Family.AUDIO)
+    reader = DIALECTS["openai"].stream(Family.OTHER)
     assert reader.finished
     assert reader.read(b": ping\n\n") is Part.LIFE
-    assert reader.read(data({"type": "transcript.text.delta", "delta": "Hi"})) is Part.CONTENT
-    final = data(
-        {"type": "transcript.text.done", "text": "Hi", "usage": {"type": "tokens", "input_tokens": 14, "output_tokens": 1}}
-    )
+    assert reader.read(data({"thing": "Hi"})) is Part.CONTENT
+    final = data({"thing": "Hi", "usage": {"input_tokens": 14, "output_tokens": 1}})
     assert reader.skim(final) is Part.CONTENT
     assert reader.usage == (14, 1)
-    assert DIALECTS["openai"].stream(Family.AUDIO).read(final) is Part.CONTENT
+    assert DIALECTS["openai"].stream(Family.OTHER).read(final) is Part.CONTENT
     assert not reader.ended
     assert reader.terminator() == b""
 
 
-@pytest.mark.parametrize("family", [Family.CHAT, Family.COMPLETIONS, Family.RESPONSES, Family.AUDIO])
+USAGE = {"type": "tokens", "input_tokens": 14, "output_tokens": 1, "input_token_details": {"text_tokens": 4}}
+MEDIA = {
+    "generation": (Family.IMAGES, "image_generation.partial_image", "image_generation.completed"),
+    "edit": (Family.IMAGES, "image_edit.partial_image", "image_edit.completed"),
+    "speech": (Family.AUDIO, "speech.audio.delta", "speech.audio.done"),
+    "transcript": (Family.AUDIO, "transcript.text.delta", "transcript.text.done"),
+    "diarized": (Family.AUDIO, "transcript.text.segment", "transcript.text.done"),
+}
+SPELLINGS = {
+    "named": named,
+    "typed": lambda kind, **payload: data({"type": kind, **payload}, spaced=True),
+    "typed last": lambda kind, **payload: data({**payload, "type": kind}),
+    "only named": lambda kind, **payload: f"event: {kind}\n".encode() + data(payload),
+    "crlf": lambda kind, **payload: named(kind, **payload).replace(b"\n", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("kind", MEDIA)
+def test_pictures_and_sound_end_with_their_last_event(kind, spelling):
+    family, more, last = MEDIA[kind]
+    spell = SPELLINGS[spelling]
+    event = spell(more, b64_json="aGk=", audio="aGk=", delta="Hi", partial_image_index=0)
+    end = spell(last, b64_json="aGk=", text="Hi", usage=USAGE)
+    for first, rest in (("read", "skim"), ("skim", "skim"), ("read", "read")):
+        reader = DIALECTS["openai"].stream(family)
+        assert reader.read(b": ping\n\n") is Part.LIFE
+        assert not reader.finished
+        assert getattr(reader, first)(event) is Part.CONTENT
+        assert getattr(reader, rest)(spell(more, b64_json="aGk=", partial_image_index=1)) is Part.CONTENT
+        assert not reader.finished
+        assert getattr(reader, rest)(end) is Part.CONTENT
+        assert (reader.finished, reader.usage, reader.terminator()) == (True, (14, 1), b"")
+        # Another picture may follow, but nothing that was said or sung.
+        assert reader.ended is (family is Family.AUDIO)
+        assert reader.skim(b": ping\n\n") is Part.CONTENT
+        assert reader.finished
+    alone = DIALECTS["openai"].stream(family)
+    assert alone.read(end) is Part.CONTENT
+    assert alone.finished
+
+
+@pytest.mark.parametrize("kind", MEDIA)
+def test_done_is_the_end_of_pictures_and_sound_only_behind_their_last_event(kind):
+    family, more, last = MEDIA[kind]
+    for way in ("read", "skim"):
+        reader = DIALECTS["openai"].stream(family)
+        assert reader.skim(named(more) + named(last)) is Part.CONTENT
+        assert getattr(reader, way)(DONE) is Part.END
+        assert reader.ended
+        reader = DIALECTS["openai"].stream(family)
+        assert getattr(reader, way)(DONE) is Part.BROKEN
+        reader.read(named(more))
+        assert getattr(reader, way)(DONE) is Part.BROKEN
+        assert reader.skim(named(more) + DONE) is Part.BROKEN
+        assert reader.good_bytes == len(named(more))
+        assert not reader.ended
+
+
+PART_OF_FIRST = named("image_generation.partial_image", b64_json="aGk=", partial_image_index=0)
+PART = named("image_generation.partial_image", b64_json="aGk=", partial_image_index=1)
+PICTURE = named("image_generation.completed", b64_json="aGk=", usage=USAGE)
+
+
+@pytest.mark.parametrize(
+    ("events", "finished"),
+    [
+        ([PART_OF_FIRST, PICTURE, PART_OF_FIRST], False),
+        ([PART_OF_FIRST, PICTURE, PART_OF_FIRST, PART, PICTURE], True),
+        ([PART_OF_FIRST, PART_OF_FIRST, PART, PART, PICTURE], False),
+        ([PART_OF_FIRST, PART_OF_FIRST, PICTURE, PART], False),
+        ([PART_OF_FIRST, PART_OF_FIRST, PICTURE, PART, PICTURE], True),
+        ([PICTURE, PICTURE], True),
+        ([PICTURE, PART], False),
+    ],
+)
+def test_as_many_pictures_have_to_be_completed_as_were_begun(events, finished):
+    for cut in range(len(events) + 1):
+        reader = DIALECTS["openai"].stream(Family.IMAGES)
+        for event in events[:cut]:
+            assert reader.read(event) is Part.CONTENT
+        if events[cut:]:
+            assert reader.skim(b"".join(events[cut:])) is Part.CONTENT
+        assert (reader.finished, reader.ended) == (finished, False)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("sizes", [600, 1100, 4000])
+def test_events_too_long_to_be_held_are_understood_by_their_ends(spelling, sizes):
+    spell = SPELLINGS[spelling]
+    long = "QUJD" * 2000
+    more = spell("image_generation.partial_image", b64_json=long, partial_image_index=0)
+    end = spell("image_generation.completed", b64_json=long, usage=USAGE)
+    stream = more + more + end + b": ping\n\n" + end
+    told = []
+    splitter, reader = EventSplitter(max_event=1000), DIALECTS["openai"].stream(Family.IMAGES)
+    for at in range(0, len(stream), sizes):
+        block = splitter.feed(stream[at : at + sizes])
+        if block:
+            assert reader.skim(block) is Part.CONTENT
+            # Of what is only half there, the relay knows by itself.
+            told.append(reader.finished)
+    assert reader.skim(splitter.take_rest()) is Part.CONTENT
+    assert told.index(True) == len(told) - 1
+    assert reader.usage == (14, 1)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_long_transcript_is_understood_by_its_ends_too(spelling):
+    spell = SPELLINGS[spelling]
+    end = spell("transcript.text.done", text="x" * 5000, usage=USAGE)
+    reader = DIALECTS["openai"].stream(Family.AUDIO)
+    reader.read(spell("transcript.text.delta", delta="x"))
+    for at in range(0, len(end), 1000):
+        assert not reader.finished
+        assert reader.skim(end[at : at + 1000]) is Part.CONTENT
+    assert (reader.finished, reader.ended, reader.usage) == (True, True, (14, 1))
+
+
+def test_whole_events_behind_the_end_of_a_long_one_are_read_too():
+    reader = DIALECTS["openai"].stream(Family.IMAGES)
+    long = named("image_generation.partial_image", b64_json="A" * 3000, partial_image_index=0)
+    reader.read(long[:2000])
+    reader.skim(long[2000:2500])
+    rest = long[2500:]
+    assert reader.skim(rest + PICTURE) is Part.CONTENT
+    assert reader.finished
+    reader.read(long[:2000])
+    assert reader.skim(rest + PART + ERRORS[0]) is Part.ERROR
+    assert reader.good_bytes == len(rest + PART)
+
+
+@pytest.mark.parametrize("word", ["transcript.text.done", "speech.audio.done", "error", "[DONE]", "image_generation.completed"])
+def test_what_was_spoken_is_never_taken_for_the_stream_s_own_words(word):
+    reader = DIALECTS["openai"].stream(Family.AUDIO)
+    for event in (named("transcript.text.delta", delta=word), data({"type": "transcript.text.delta", "delta": f'"{word}"'})):
+        assert reader.read(event) is Part.CONTENT
+        assert reader.skim(event * 2) is Part.CONTENT
+        assert (reader.finished, reader.ended) == (False, False)
+
+
+def test_a_silent_beginning_of_a_transcript_is_not_content():
+    reader = DIALECTS["openai"].stream(Family.AUDIO)
+    assert reader.read(named("transcript.text.delta", delta="")) is Part.LIFE
+    assert not reader.finished
+
+
+@pytest.mark.parametrize("family", [Family.IMAGES, Family.AUDIO])
+def test_pictures_and_sound_in_words_of_a_provider_s_own_are_whole_when_the_body_ends(family):
+    own = data({"object": "transcription.chunk", "choices": [{"delta": {"content": "Hi"}}]})
+    reader = DIALECTS["openai"].stream(family)
+    assert not reader.finished  # an answer without a word is none
+    assert reader.read(b": ping\n\n") is Part.LIFE
+    assert not reader.finished
+    assert reader.read(own) is Part.CONTENT
+    assert reader.skim(own * 2 + data([1]) + b"data: hi\n\n") is Part.CONTENT
+    assert reader.finished
+    assert reader.skim(data({"usage": {"input_tokens": 3, "output_tokens": 4}})) is Part.CONTENT
+    assert reader.usage == (3, 4)
+    assert reader.skim(own + DONE) is Part.END
+
+
+def test_kin_of_the_published_words_mean_what_they_say():
+    reader = DIALECTS["openai"].stream(Family.IMAGES)
+    for kind in ("image_generation.started", "image_generation.partial_succeeded", "image_generation.partial_failed"):
+        assert reader.skim(named(kind, image_index=0)) is Part.CONTENT
+        assert not reader.finished
+    for kind in ("image_generation.done", "image_generation.counted"):
+        reader.skim(named(kind))
+        assert reader.finished
+
+
+def test_words_of_a_provider_s_own_do_not_end_what_the_published_ones_began():
+    reader = DIALECTS["openai"].stream(Family.AUDIO)
+    reader.read(data({"object": "greeting"}))
+    assert reader.finished
+    reader.skim(named("speech.audio.delta", audio="aGk="))
+    assert reader.read(data({"object": "statistics"})) is Part.CONTENT
+    assert not reader.finished
+
+
+@pytest.mark.parametrize("family", [Family.CHAT, Family.COMPLETIONS, Family.RESPONSES, Family.AUDIO, Family.OTHER])
 def test_the_in_band_error_makes_the_official_sdk_raise(family):
     frame = DIALECTS["openai"].stream(family).error_event("stream_broken", 'cut "here"\nand there')
     before = named("response.output_text.delta", delta="Hi") if family is Family.RESPONSES else HELLO
@@ -352,7 +569,7 @@ def test_the_in_band_error_makes_the_official_sdk_raise(family):
     assert raised.value.message == 'cut "here"\nand there'
 
 
-@pytest.mark.parametrize("family", [Family.CHAT, Family.RESPONSES, Family.AUDIO])
+@pytest.mark.parametrize("family", [Family.CHAT, Family.RESPONSES, Family.IMAGES, Family.OTHER])
 def test_the_in_band_error_is_an_error_for_our_own_reader(family):
     reader = DIALECTS["openai"].stream(family)
     assert reader.read(reader.error_event("deadline", "too late")) is Part.ERROR
@@ -373,7 +590,19 @@ def test_no_bytes_make_a_reader_raise(noise, family):
             st.lists(x)
             | st.dictionaries(
                 st.sampled_from(
-                    ["choices", "delta", "index", "finish_reason", "usage", "error", "type", "response", "x_groq", "text"]
+                    [
+                        "choices",
+                        "delta",
+                        "index",
+                        "finish_reason",
+                        "usage",
+                        "error",
+                        "type",
+                        "response",
+                        "x_groq",
+                        "text",
+                        "partial_image_index",
+                    ]
                 ),
                 x,
             )
@@ -381,7 +610,7 @@ def test_no_bytes_make_a_reader_raise(noise, family):
     )
 )
 def test_no_json_makes_a_reader_raise(document):
-    for family in (Family.CHAT, Family.RESPONSES, Family.AUDIO):
+    for family in (Family.CHAT, Family.RESPONSES, Family.AUDIO, Family.OTHER):
         event = data(document)
         assert DIALECTS["openai"].stream(family).read(event) in Part
         assert DIALECTS["openai"].stream(family).skim(event) in Part

@@ -44,7 +44,11 @@ REFUSALS: dict[str, Refusal] = {
         "This model's maximum context length is 128000 tokens. However, your messages resulted in 150000 tokens.",
         "invalid_request_error",
         "context_length_exceeded",
+        (b"x-should-retry", b"false"),
     ),
+    "400_drained": _error(400, "The pool for this model is drained.", "invalid_request_error", "pool_drained"),
+    "403": _error(403, "You are not allowed to sample from this model.", "invalid_request_error", None),
+    "404": _error(404, "The model does not exist or you do not have access to it.", "invalid_request_error", "model_not_found"),
     "billing": _error(
         429,
         "You exceeded your current quota, please check your plan and billing details.",
@@ -52,8 +56,18 @@ REFUSALS: dict[str, Refusal] = {
         "insufficient_quota",
     ),
     "rate_bare": _error(429, "Rate limit reached for requests", "requests", "rate_limit_exceeded"),
+    "rate_false": _error(
+        429,
+        "Rate limit reached for requests",
+        "requests",
+        "rate_limit_exceeded",
+        (b"x-ratelimit-limit-requests", b"500"),
+        (b"x-ratelimit-remaining-requests", b"499"),
+        (b"x-ratelimit-remaining-tokens", b"29000"),
+    ),
     "come_back": Refusal(429, JSON, b'{"status":"come back later"}'),
     "500": _error(500, _SORRY, "server_error", None),
+    "500_final": _error(500, _SORRY, "server_error", None, (b"x-should-retry", b"false")),
     "502": Refusal(502, JSON, b'{"error":{"message":"Bad gateway.","type":"cf_bad_gateway","param":null,"code":null}}'),
     "503": _error(503, "The server is currently overloaded with other requests.", "service_unavailable_error", None),
     "504": _error(504, "The request timed out upstream.", "server_error", None),
@@ -70,6 +84,12 @@ def rate_limited(delay_s: float, *, millis: bool) -> Refusal:
     """A rate limit that says when to come back."""
     stated = (b"retry-after-ms", b"%d" % round(delay_s * 1000)) if millis else (b"retry-after", b"%d" % round(delay_s))
     return _error(429, "Rate limit reached for requests", "requests", "rate_limit_exceeded", stated)
+
+
+def overloaded(delay_s: float) -> Refusal:
+    """An overload that says when to come back."""
+    message = "The server is currently overloaded with other requests."
+    return _error(503, message, "service_unavailable_error", None, (b"retry-after", b"%d" % round(delay_s)))
 
 
 # -- good answers -------------------------------------------------------------------------------------------------------------
@@ -141,7 +161,7 @@ def response_body(tag: str) -> bytes:
 
 
 def image_events(tag: str, parts: int) -> list[bytes]:
-    """A stream of image generation, whole: it ends with its last event and has no terminator."""
+    """A stream of image generation, whole: its last event is the picture."""
     documents = [
         {"type": "image_generation.partial_image", "b64_json": "aGk=", "partial_image_index": part, "prompt": tag}
         for part in range(parts)

@@ -14,13 +14,16 @@ from tests.sim import answers
 from tests.sim.answers import EVENTS, JSON, REFUSALS, Lines, Refusal
 from tests.sim.ledger import Visit
 
-AMBIGUOUS = frozenset({"500", "502", "504", "reset", "hang_up", "cut", "clean_end", "stream_error", "error_200"})
+AMBIGUOUS = frozenset({"500", "500_final", "500_late", "502", "504", "reset", "hang_up", "cut", "clean_end", "stream_error", "error_200"})
 """Trouble after which the work may have been done and billed: repeating it costs double."""
 MODEL_CALLS = ("/chat/completions", "/responses", "/embeddings", "/images/generations")
-MODELS_ONLY = frozenset({"error_200", "html_200", "clean_end"})
-"""What cannot be told from a good answer where anything may be an answer."""
-RATE_LIMITS = frozenset({"rate", "rate_ms", "rate_soon", "rate_bare"})
-ABOUT_A_KEY = RATE_LIMITS | {"401", "billing"}
+MODELS_ONLY = frozenset({"error_200", "html_200", "clean_end", "400_drained"})
+"""What cannot be told from a good answer where anything may be an answer; and what only a model can run out of."""
+RATE_LIMITS = frozenset({"rate", "rate_ms", "rate_soon", "rate_bare", "rate_false"})
+BENCHES = frozenset({"401", "billing", "403"})
+ABOUT_A_KEY = RATE_LIMITS | BENCHES
+PLAIN = frozenset({"ok", "no_done", "bare_done", "400", "context"})
+"""Nothing that can be held against a target: a good answer in good time, or what the client itself has earned."""
 REFUSED_UNDONE = frozenset({429, 503, 529})
 """Statuses that say: not processed."""
 
@@ -28,7 +31,7 @@ REFUSED_UNDONE = frozenset({429, 503, 529})
 class Step:
     """Something a provider does, so many seconds after the step before."""
 
-    __slots__ = ("chunk", "delay_s", "fault", "head", "kind", "whole")
+    __slots__ = ("chunk", "delay_s", "fault", "head", "kind", "lives", "whole")
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Step:
         chunk: bytes = b"",
         fault: IOFault = IOFault.RESET,
         whole: bool = False,
+        lives: bool = False,
     ) -> None:
         self.delay_s = delay_s
         self.kind = kind
@@ -48,6 +52,8 @@ class Step:
         self.fault = fault
         self.whole = whole
         """With this, the client has everything it needs."""
+        self.lives = lives
+        """With this, a part of an answer has been seen, and not only that one will come."""
 
 
 def play(visit: Visit, body: bytes, dice: random.Random, connect_s: float) -> Iterator[Step]:
@@ -66,18 +72,23 @@ def play(visit: Visit, body: bytes, dice: random.Random, connect_s: float) -> It
         return
     elif trouble == "hang_up":
         yield Step(dice.uniform(31.0, 40.0), "fail")
+    elif trouble == "500_late":
+        yield from _refuse(REFUSALS["500"], dice, later_s=dice.uniform(1.0, 4.0))
     elif trouble in REFUSALS and trouble != "error_200":
         yield from _refuse(REFUSALS[trouble], dice)
     elif trouble in ("rate", "rate_ms", "rate_soon"):
         visit.asked_delay_s = 1.0 if trouble == "rate_soon" else float(dice.choice((1, 2, 5, 10, 20, 90)))
         yield from _refuse(answers.rate_limited(visit.asked_delay_s, millis=trouble == "rate_ms"), dice)
+    elif trouble == "503_later":
+        visit.asked_delay_s = float(dice.choice((1, 2, 5)))
+        yield from _refuse(answers.overloaded(visit.asked_delay_s), dice)
     else:
         yield from _answer(visit, body, dice)
 
 
-def _refuse(refusal: Refusal, dice: random.Random) -> Iterator[Step]:
+def _refuse(refusal: Refusal, dice: random.Random, *, later_s: float = 0.0) -> Iterator[Step]:
     body = refusal.body
-    yield Step(dice.uniform(0.01, 0.4), "head", head=_head(refusal.status, refusal.lines, len(body)))
+    yield Step(later_s + dice.uniform(0.01, 0.4), "head", head=_head(refusal.status, refusal.lines, len(body)))
     yield Step(0.0, "data", chunk=body)
     yield Step(0.0, "end")
 
@@ -105,7 +116,7 @@ def _answer(visit: Visit, body: bytes, dice: random.Random) -> Iterator[Step]:
         return
     yield Step(wait_s, "head", head=_head(200, JSON, len(text) if framed else None))
     half = len(text) // 2
-    yield Step(0.01, "data", chunk=text[:half])
+    yield Step(0.01, "data", chunk=text[:half], lives=not visit.path.endswith(MODEL_CALLS))
     if trouble == "stall":
         return
     if trouble == "cut":
@@ -115,7 +126,7 @@ def _answer(visit: Visit, body: bytes, dice: random.Random) -> Iterator[Step]:
         yield Step(0.05, "end")
         return
     yield Step(0.01, "data", chunk=text[half:])
-    yield Step(0.0, "end", whole=visit.good)
+    yield Step(0.0, "end", whole=visit.good, lives=visit.good)
 
 
 def _whole_body(visit: Visit) -> bytes:
@@ -135,8 +146,6 @@ def _stream(visit: Visit, dice: random.Random, wait_s: float) -> Iterator[Step]:
     events = tell(visit.tag, words)
     prelude = 1 if chat else 0 if images else 3
     trouble = visit.trouble
-    if images and trouble == "clean_end":
-        trouble = visit.trouble = "ok"  # nobody can tell them apart
     visit.good = trouble in ("ok", "slow", "stall_30", "no_done", "bare_done", "drip")
     error = answers.chat_error() if chat else answers.response_error()
     if trouble == "stream_error":
@@ -152,11 +161,15 @@ def _stream(visit: Visit, dice: random.Random, wait_s: float) -> Iterator[Step]:
         events.append(answers.DONE)
     yield Step(wait_s, "head", head=_head(200, EVENTS, None))
     pause_s = dice.choice((0.0, 0.02, 0.2)) if trouble != "drip" else 3.0
-    # Where only the end of the body ends a stream, nothing before it makes it whole.
+    # Another picture might follow the last one: only the end of the body makes that stream whole.
     rest = len(events) + images - (trouble == "bare_done" and not chat)
+    told = 0
     for chunk in _chunks(events, dice):
-        rest -= chunk.count(b"\n\n")
-        yield Step(pause_s, "data", chunk=chunk, whole=visit.good and rest <= 0)
+        ended = chunk.count(b"\n\n")
+        rest -= ended
+        told += ended
+        lives = told > prelude and trouble != "stream_error"
+        yield Step(pause_s, "data", chunk=chunk, whole=visit.good and rest <= 0, lives=lives)
     if trouble == "cut":
         yield Step(0.05, "fail")
     elif trouble != "stall":

@@ -424,27 +424,157 @@ async def test_an_event_larger_than_any_buffer_passes():
 
 
 @both_loops
-async def test_other_event_streams_end_where_their_body_ends():
-    events = [event({"type": "speech.audio.delta", "audio": "AA"}), event({"type": "speech.audio.done"})]
-    body = b'{"model": "gpt-4o", "input": "hi", "stream_format": "sse"}'
-    async with plane(streaming(*events)) as stage:
-        response = await stage.ask(post(b"/v1/audio/speech", body))
-        assert (response.status, response.body) == (200, b"".join(events))
-    async with plane(streaming(*events, end="cut")) as stage:
-        response = await stage.ask(post(b"/v1/audio/speech", body))
-        assert last_error(response.body)
+@pytest.mark.parametrize("end", ["clean", "cut", "linger"])
+@pytest.mark.parametrize("text", [[], responses(TEXT)])
+async def test_done_does_not_complete_a_response_that_never_completed(end, text):
+    whole = responses(*LIFE, TEXT, "response.completed")
+    async with plane(streaming(*responses(*LIFE), *text, DONE, end=end), streaming(*whole)) as stage:
+        response = await ask_responses(stage)
+        record = await stage.watch.ended_all(1)
+    if text:
+        assert response.whole
+        assert response.body.startswith(b"".join(responses(*LIFE) + text) + b"event: error\ndata: ")
+        assert last_error(response.body)["code"]
+        assert (record.ending, record.stream_broken) == ("failed", True)
+    else:
+        assert (response.body, response.get(b"x-gateway-provider")) == (b"".join(whole), b"two")
+
+
+@moved_time
+async def test_done_in_one_packet_with_the_text_before_it_is_held_back_alone():
+    head = responses(*LIFE, TEXT)
+    async with plane(streaming(*head, responses(TEXT)[0] + DONE)) as stage:
+        response = await ask_responses(stage)
+    assert response.body.startswith(b"".join(head) + responses(TEXT)[0] + b"event: error\ndata: ")
+    assert last_error(response.body)
+
+
+@moved_time
+async def test_done_without_its_blank_line_does_not_complete_a_response_either():
+    async with plane(streaming(*responses(*LIFE, TEXT), DONE.rstrip())) as stage:
+        assert last_error((await ask_responses(stage)).body)
 
 
 SPEECH = event({"type": "speech.audio.delta", "audio": "AA"})
+USED = {"input_tokens": 3, "output_tokens": 4}
+MEDIA = {
+    "generation": (b"/v1/images/generations", "image_generation.partial_image", "image_generation.completed"),
+    "edit": (b"/v1/images/edits", "image_edit.partial_image", "image_edit.completed"),
+    "speech": (b"/v1/audio/speech", "speech.audio.delta", "speech.audio.done"),
+    "transcription": (b"/v1/audio/transcriptions", "transcript.text.delta", "transcript.text.done"),
+    "segments": (b"/v1/audio/transcriptions", "transcript.text.segment", "transcript.text.done"),
+}
+
+
+def media(kind):
+    """Return an endpoint, an event with content, and the last event of a stream there."""
+    path, more, last = MEDIA[kind]
+    content = event({"type": more, "b64_json": "AA", "audio": "AA", "delta": "hi", "partial_image_index": 0}, more)
+    return post(path, b'{"model": "gpt-4o", "stream": true}'), content, event({"type": last, "usage": USED}, last)
+
+
+@both_loops
+@pytest.mark.parametrize("kind", MEDIA)
+@pytest.mark.parametrize("done", [[], [DONE]])
+async def test_pictures_and_sound_arrive_whole(kind, done):
+    request, content, last = media(kind)
+    events = [PING, content, content, last, *done]
+    if "image" in MEDIA[kind][1]:
+        events.insert(3, last)  # two pictures were begun
+    async with plane(streaming(*events)) as stage:
+        response = await stage.ask(request)
+        record = await stage.watch.ended_all(1)
+    assert (response.status, response.body, response.whole) == (200, b"".join(events), True)
+    assert (record.ending, record.usage) == ("ok", (3, 4))
+
+
+@both_loops
+@pytest.mark.parametrize("kind", MEDIA)
+@pytest.mark.parametrize("done", [[], [DONE], [b"data: [DONE]"]])
+async def test_pictures_and_sound_cut_off_in_good_order_end_in_an_error(kind, done):
+    request, content, last = media(kind)
+    async with plane(streaming(PING, content, content, *done), streaming(content, last)) as stage:
+        response = await stage.ask(request)
+        record = await stage.watch.ended_all(1)
+    assert response.whole
+    assert response.body.startswith(PING + content + content + b'data: {"error"')
+    assert last_error(response.body)
+    assert (record.ending, record.reason, record.stream_broken) == ("failed", "stream_broken", True)
+
+
+@both_loops
+@pytest.mark.parametrize("kind", MEDIA)
+@pytest.mark.parametrize("before", [[], [PING], [PING, DONE]])
+async def test_pictures_and_sound_without_any_content_are_failed_over(kind, before):
+    request, content, last = media(kind)
+    async with plane(streaming(*before), streaming(content, last)) as stage:
+        response = await stage.ask(request)
+    assert (response.body, response.get(b"x-gateway-provider")) == (content + last, b"two")
+
+
+@moved_time
+@pytest.mark.parametrize("pictures", [1, 2])
+async def test_a_second_picture_that_was_begun_has_to_come(pictures):
+    request, content, last = media("generation")
+    async with plane(streaming(content, last, content, *[last] * (pictures - 1))) as stage:
+        response = await stage.ask(request)
+    assert response.body.startswith(content + last + content)
+    if pictures == 2:
+        assert response.body == (content + last) * 2
+    else:
+        assert last_error(response.body)
+
+
+@both_loops
+@pytest.mark.parametrize("kind", MEDIA)
+async def test_a_reset_behind_the_last_event_does_no_harm_where_nothing_can_follow(kind):
+    request, content, last = media(kind)
+    async with plane(streaming(content, last, end="cut")) as stage:
+        response = await stage.ask(request)
+    assert response.body.startswith(content + last)
+    if "image" in MEDIA[kind][1]:
+        # There may have been more pictures to come.
+        assert last_error(response.body)
+    else:
+        assert (response.body, response.whole) == (content + last, True)
+
+
+@both_loops
+@pytest.mark.parametrize("cut", [0, 500_000])
+async def test_a_picture_larger_than_any_buffer_is_whole_or_cut(cut):
+    request, content, _ = media("generation")
+    last = event({"b64_json": "QUJD" * 800_000, "type": "image_generation.completed", "usage": USED})
+    async with plane(streaming(content, last[: len(last) - cut])) as stage:
+        response = await stage.ask(request)
+        record = await stage.watch.ended_all(1)
+    assert response.whole is (cut == 0)
+    if cut:
+        assert (record.ending, record.reason) == ("failed", "stream_broken")
+    else:
+        assert response.body == content + last
+        assert (record.ending, record.usage) == ("ok", (3, 4))
+
+
+@both_loops
+async def test_sound_in_words_of_a_provider_s_own_ends_where_its_body_ends():
+    own = event({"object": "transcription.chunk", "choices": [{"delta": {"content": "hi"}}]})
+    request = media("transcription")[0]
+    async with plane(streaming(own, own)) as stage:
+        response = await stage.ask(request)
+        assert (response.status, response.body, response.whole) == (200, own + own, True)
+    async with plane(streaming(own, own, end="cut")) as stage:
+        assert last_error((await stage.ask(request)).body)
 
 
 @both_loops
 async def test_half_an_event_at_a_clean_end_is_never_dropped_in_silence():
-    # Nothing but the end of the body says that such a stream is whole; with half an event before it, that is not to be believed.
-    async with plane(streaming(SPEECH, b'data: {"type": "speech.au')) as stage:
+    # In words of a provider's own: nothing but the end of the body says that the stream is whole, and with half an event before
+    # it, that is not to be believed.
+    own = event({"audio": "AA"})
+    async with plane(streaming(own, b'data: {"audio": "A')) as stage:
         response = await stage.ask(post(b"/v1/audio/speech", b'{"model": "gpt-4o"}'))
         record = await stage.watch.ended_all(1)
-    assert response.body.startswith(SPEECH + b'data: {"error"')
+    assert response.body.startswith(own + b'data: {"error"')
     assert last_error(response.body)
     assert (record.ending, record.stream_broken) == ("failed", True)
 
