@@ -7,15 +7,26 @@ one is configured, which off loopback is always.
 from __future__ import annotations
 
 import hmac
+import logging
 
 import orjson
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from gateway.admin.control import Control
 from gateway.errors import ConfigError
 
 _OPEN = frozenset({"/healthz", "/readyz"})
+
+
+def _discreet(record: logging.LogRecord) -> bool:
+    """Log nothing of a request that is not HTTP: aiohttp's sentence for it repeats the offending line, which may be the token's."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_log = logging.getLogger("gateway.admin")
+_log.addFilter(_discreet)
 
 
 class AdminServer:
@@ -29,7 +40,7 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/status.json", self._status)
         app.router.add_post("/admin/reload", self._reload)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, logger=_log, handle_signals=False, shutdown_timeout=1.0)
         self.port = 0
 
     async def listen(self, host: str, port: int) -> None:

@@ -65,8 +65,8 @@ _OBJECTS = frozenset(
 )
 """First segments of other trees of account-bound objects: even where a body names a model, it is not what routes the request."""
 
-KEY_PARAMETERS = (b"api-key", b"key")
-"""Where a query may carry a credential: Azure's Realtime addresses, and Google's."""
+KEY_PARAMETERS = frozenset({b"api-key", b"key", b"subscription-key"})
+"""Where a query may carry a credential, in any case: Azure's Realtime addresses, Google's, API Management's."""
 
 _CACHED_PATHS = 2048
 _LONGEST_CACHED = 256
@@ -135,16 +135,20 @@ def without_parameter(query: bytes, name: bytes) -> bytes:
 
 def key_in(query: bytes) -> bytes | None:
     """Return the key that a query carries, as Azure's and Google's addresses allow; None where there is none."""
-    return next((key for name in KEY_PARAMETERS if (key := parameter(query, name))), None) if query else None
+    for field in query[1:].split(b"&"):
+        name, _, value = field.partition(b"=")
+        if value and unquote_to_bytes(name).lower() in KEY_PARAMETERS:
+            return unquote_to_bytes(value.replace(b"+", b" "))
+    return None
 
 
 def without_keys(inbound: Inbound) -> Inbound:
     """Return the address without any key in its query (law 12)."""
-    query = inbound.query
-    for name in KEY_PARAMETERS:
-        query = without_parameter(query, name)
-    if query is inbound.query:
+    fields = inbound.query[1:].split(b"&")
+    kept = [field for field in fields if unquote_to_bytes(field.partition(b"=")[0]).lower() not in KEY_PARAMETERS]
+    if len(kept) == len(fields):
         return inbound
+    query = b"?" + b"&".join(kept) if kept else b""
     return Inbound(
         family=inbound.family,
         api=inbound.api,

@@ -23,7 +23,7 @@ from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
-from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, upstream_head
+from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, keys_of, masked, upstream_head
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 
@@ -263,7 +263,7 @@ class Driver:
             identity=self._family in INFERENCE,
             length=length,
         )
-        answer = Answer(self, attempt, provider.dialect, self._family, surroundings)
+        answer = Answer(self, attempt, provider, self._family, surroundings)
         attempt.uploading = not body.complete
         self._answer = answer
         call = answer.call = surroundings.upstream.call(
@@ -310,8 +310,10 @@ class Driver:
         assert answer is not None  # noqa: S101 - only an attempt under way is opened
         head = answer.response
         assert head is not None  # noqa: S101 - content comes after a head
-        lines = answer_lines(head, stream=answer.reader is not None)
-        self._write_head(head.status, head.phrase, lines, self._length(answer, head), attempt.content_at or attempt.head_at)
+        lines, phrase = answer_lines(head, stream=answer.reader is not None), head.phrase
+        if head.status >= 300:
+            lines, phrase = self._without_keys(attempt, lines, phrase)
+        self._write_head(head.status, phrase, lines, self._length(answer, head), attempt.content_at or attempt.head_at)
         record.status = head.status
 
     def _length(self, answer: Answer, head: ResponseHead) -> int | None:
@@ -332,11 +334,12 @@ class Driver:
         answer, record = self._answers[relay.attempt], self._exchange.record
         head = answer.response
         assert head is not None  # noqa: S101 - only an answer can be relayed
-        body = b"".join(answer.held)
+        body = masked(b"".join(answer.held), keys_of(self._snapshot.providers[relay.attempt.provider]))
         if answer.error_status:
             lines, status, phrase = [b"Content-Type: application/json\r\n", *advice_lines(relay.advice)], answer.error_status, b""
         else:
-            lines, status, phrase = answer_lines(head, advice=relay.advice), head.status, head.phrase
+            status = head.status
+            lines, phrase = self._without_keys(relay.attempt, answer_lines(head, advice=relay.advice), head.phrase)
         record.status = status
         length = len(body) if self._request.head.method != b"HEAD" else head.content_length
         self._write_head(status, phrase, lines, length, record.ended_at)
@@ -344,6 +347,11 @@ class Driver:
             self.flow(body)
         self._answered = True
         self._sink.end()
+
+    def _without_keys(self, attempt: Attempt, lines: list[bytes], phrase: bytes) -> tuple[list[bytes], bytes]:
+        """Take out what an answer other than a good one may quote of our own account."""
+        secrets = keys_of(self._snapshot.providers[attempt.provider])
+        return [masked(line, secrets) for line in lines], masked(phrase, secrets)
 
     def _refuse(self, refuse: Refuse) -> None:
         record = self._exchange.record

@@ -11,21 +11,26 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import compress
 
+from gateway.config.snapshot import Provider
 from gateway.core.actions import UPSTREAMS_OWN, Advice
 from gateway.core.message import HOP_BY_HOP, Header, RequestHead, ResponseHead, named_by_connection
 from gateway.core.record import ExchangeRecord, trail
 from gateway.errors import Reason
 
-CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key"})
 """Wherever the dialects carry keys."""
 CLIENTS_OWN = CREDENTIALS | {b"openai-organization", b"openai-project", b"cookie"}
 """What belongs to a client's own account: meaningless or harmful beside another key (laws 11 and 12)."""
-_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_HANDSHAKE = frozenset(b"sec-websocket-" + name for name in (b"accept", b"extensions", b"key", b"protocol", b"version"))
+"""Of an upgrade that did not happen; browsers put the key into the protocol's name."""
+_FRAMING = HOP_BY_HOP | _HANDSHAKE | {b"host", b"content-length", b"expect"}
 _DROPPED = {
     (own_account, identity): _FRAMING | (CLIENTS_OWN if own_account else set()) | ({b"accept-encoding"} if identity else set())
     for own_account in (False, True)
     for identity in (False, True)
 }
+_NONE = Reason.NONE
+"""Python 3.11 is slow to find an enumeration's members."""
 _ADVICE = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 _ANSWER = HOP_BY_HOP | {b"content-length"}
 _ANSWER_ADVISED = _ANSWER | _ADVICE
@@ -130,7 +135,7 @@ def gateway_lines(record: ExchangeRecord, now: float, reason: Reason = Reason.NO
             text += f"x-gateway-model: {_printable(winner.model)}\r\n"
     if record.attempts:
         text += f"x-gateway-trail: {trail(record.attempts, now)}\r\n"
-    if reason is not Reason.NONE:
+    if reason is not _NONE:
         text += f"x-gateway-reason: {reason.value}\r\n"
     return text.encode("latin-1")
 
@@ -143,3 +148,21 @@ def _printable(text: str) -> str:
 
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+SHORTEST_KEY = 16
+"""Shorter ones are words such as `none` and `EMPTY`, which a server without keys is given, and which answers may well contain."""
+
+
+def keys_of(provider: Provider) -> tuple[bytes, ...]:
+    """Return our own keys for this provider, wherever the configuration holds them."""
+    found = [secret.reveal().encode("utf-8") for secret in provider.credentials]
+    found += [value.rpartition(b" ")[2] for lower, _, value in provider.headers if lower in CREDENTIALS]
+    return tuple([key for key in found if len(key) >= SHORTEST_KEY])
+
+
+def masked(raw: bytes, secrets: tuple[bytes, ...]) -> bytes:
+    """Return what a provider said without the keys of ours that it quotes, each star for star: no length changes (law 12)."""
+    for secret in secrets:
+        raw = raw.replace(secret, b"*" * len(secret))
+    return raw

@@ -45,7 +45,7 @@ from gateway.errors import Reason, Refused
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 section 9.2.1."""
-KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
 MARGIN_SHARE, MARGIN_S = 0.05, 1.0
 """We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
 LONGEST_MODEL = 256
@@ -303,6 +303,7 @@ class Intake:
             deadline_at=record.received_at + min(choice.policy.deadline_s, patience(stated, read_timeout)),
             foreign_key=foreign_key,
             already_retried=self._already_retried(),
+            client=record.client or foreign_key or self._sink.peer,
         )
         surroundings = admission.surroundings
         exchange = Exchange(ask, record, admission.chance)
