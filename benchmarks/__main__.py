@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="two short rounds, under a minute, for a first look")
     parser.add_argument("--only", type=_names, default=list(MAKERS), metavar="NAMES", help="contenders, by commas")
+    parser.add_argument("--beside", type=Path, metavar="DIR", help="another checkout of this repository, measured as `before`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading there too")
     parser.set_defaults(run=compare)
     commands = parser.add_subparsers(title="commands")

@@ -40,6 +40,15 @@ class Contender:
     port: int
     command: tuple[str, ...] | None
     hint: str = ""
+    directory: Path = _HERE.parent
+    """Where it is started: a Python contender is imported from there."""
+
+
+BEFORE: Final = "before"
+"""The contender that is this gateway in another checkout."""
+
+Maker = Callable[[Path, int, int, int], Contender]
+"""Makes a contender from a work directory, the stub's port, its own, and one for admin."""
 
 
 class Running:
@@ -55,7 +64,7 @@ class Running:
         self._errors = errors
         with errors.open("wb") as stderr:
             self.process = subprocess.Popen(
-                contender.command, cwd=_HERE.parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
+                contender.command, cwd=contender.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
             )
 
     @classmethod
@@ -173,13 +182,25 @@ def _gateway(work: Path, stub: int, port: int, admin: int) -> Contender:
     return Contender("gateway", port, (sys.executable, "-m", "gateway.cli", "serve", "--config", config))
 
 
-MAKERS: Final[dict[str, Callable[[Path, int, int, int], Contender]]] = {
+def before(checkout: Path) -> Maker:
+    """The gateway as it is in another checkout, to tell what a change costs."""
+
+    def make(work: Path, stub: int, port: int, admin: int) -> Contender:
+        place = work / BEFORE
+        place.mkdir(exist_ok=True)
+        gateway = _gateway(place, stub, port, admin)
+        return Contender(BEFORE, port, gateway.command, directory=checkout.resolve())
+
+    return make
+
+
+MAKERS: Final[dict[str, Maker]] = {
     "relay": _relay,
     "nginx": _nginx,
     "envoy": _envoy,
     "gateway": _gateway,
 }
-"""Every contender by name, in the order of the table: a function of a work directory, the stub's port, its own, one for admin."""
+"""Every contender by name, in the order of the table."""
 
 
 @contextmanager

@@ -17,7 +17,18 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks import measures, table
-from benchmarks.contenders import MAKERS, Contender, NotStartedError, Running, ending, free_ports, stub_contender
+from benchmarks.contenders import (
+    BEFORE,
+    MAKERS,
+    Contender,
+    Maker,
+    NotStartedError,
+    Running,
+    before,
+    ending,
+    free_ports,
+    stub_contender,
+)
 from benchmarks.measures import CHAT, RATES_PER_S, Subject
 
 
@@ -61,16 +72,16 @@ async def _started(contender: Contender, processes: list[Running], work: Path, s
     return subject
 
 
-async def _compare(names: list[str], pace: Pace, work: Path) -> tuple[Subject, list[Subject]]:
-    stub_port, *ports = free_ports(1 + 2 * len(names))
+async def _compare(makers: dict[str, Maker], pace: Pace, work: Path) -> tuple[Subject, list[Subject]]:
+    stub_port, *ports = free_ports(1 + 2 * len(makers))
     processes: list[Running] = []
     with ending(processes):
         processes.append(await Running.start(stub_contender(stub_port), CHAT, work))
         direct = Subject("direct", stub_port, None)
         subjects = []
-        for name, port, admin in zip(names, ports[::2], ports[1::2], strict=True):
+        for (name, maker), port, admin in zip(makers.items(), ports[::2], ports[1::2], strict=True):
             _say(f"starting {name}, then 1,000 slow streams")
-            subject = await _started(MAKERS[name](work, stub_port, port, admin), processes, work, pace.starts)
+            subject = await _started(maker(work, stub_port, port, admin), processes, work, pace.starts)
             if subject is not None:
                 subjects.append(subject)
         for turn in range(pace.rounds if subjects else 0):
@@ -110,8 +121,11 @@ def compare(arguments: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     began = time.monotonic()
     pace = QUICK if arguments.quick else FULL
+    makers = {name: MAKERS[name] for name in arguments.only}
+    if arguments.beside is not None:
+        makers[BEFORE] = before(arguments.beside)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as work:
-        direct, subjects = uvloop.run(_compare(arguments.only, pace, Path(work)))
+        direct, subjects = uvloop.run(_compare(makers, pace, Path(work)))
     if not subjects:
         _say("no contender started")
         return 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from benchmarks.contenders import BEFORE
 from benchmarks.measures import HELD_STREAMS, RATES_PER_S, Subject
 
 _NONE: Final = "-"
@@ -95,7 +96,7 @@ def ratios(subjects: Sequence[Subject]) -> str:
     """The table of ratios to Envoy and to the blind relay, or an empty text where neither ran."""
     rows = []
     for base in subjects:
-        if base.name not in {"envoy", "relay"}:
+        if base.name not in {"envoy", "relay", BEFORE}:
             continue
         rows += [[f"{_NAMES[key]} ÷ {base.name}", *(_ratios(each, base, key) for each in subjects)] for key in _RATIOS]
     return _aligned([["median of the rounds (of the leasts)", *(each.name for each in subjects)], *rows]) if rows else ""
