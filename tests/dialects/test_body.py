@@ -1,12 +1,15 @@
 """What is read from JSON bodies, against a naive tokenizer; the surgical edit."""
 
 import json
+import re
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gateway.dialects.body as body_module
+import gateway.dialects.leap as leap_module
 from gateway.dialects.body import insert_model, read_json, read_json_prefix, replace_model
 
 
@@ -173,7 +176,9 @@ def test_a_model_must_be_a_text(value):
     assert "`model`" in facts.error
 
 
-@pytest.mark.parametrize("body", [b'{"Model":"x"}', b'{"model":"a","MODEL":"b"}', b'{"Stream":true}', b'{"\\u004dodel":"x"}'])
+@pytest.mark.parametrize(
+    "body", [b'{"Model":"x"}', b'{"model":"a","MODEL":"b"}', b'{"Stream":true}', b'{"\\u004dodel":"x"}', b'{"\xc5\xbftReam":true}']
+)
 def test_keys_that_some_readers_take_for_the_same_are_refused(body):
     facts = read_json(body)
     assert facts.valid
@@ -319,3 +324,379 @@ def test_a_large_plain_body_is_read_in_leaps():
     assert (facts.model, facts.stream) == ("gpt-4o", True)
     assert plain[slice(*facts.model_span)] == b'"gpt-4o"'
     assert read_json(plain).model_span == facts.model_span
+
+
+class Pairs(list):
+    """An object's entries in their order, duplicates included."""
+
+
+def top_level(body):
+    return json.loads(body, object_pairs_hook=Pairs)
+
+
+class Lenient:
+    """A reader that takes more than JSON: comments, other quotes or none, trailing commas, broken UTF-8, and what follows the end."""
+
+    SPACE = re.compile(r"(?:\s|\ufeff|//[^\n]*|\#[^\n]*|/\*.*?\*/)*", re.DOTALL)
+    STRING = re.compile(r'"((?:[^"\\]|\\.)*)"' + r"|'((?:[^'\\]|\\.)*)'|([A-Za-z_$][\w$]*)", re.DOTALL)
+    OTHER = re.compile(r"[^\s,:{}\[\]\"'/#]+")
+
+    def __init__(self, body):
+        self.text, self.at = body.decode("utf-8", "ignore"), 0
+
+    def take(self, *tokens):
+        self.at = self.SPACE.match(self.text, self.at).end()
+        for token in tokens:
+            if self.text.startswith(token, self.at):
+                self.at += len(token)
+                return token
+        return None
+
+    def string(self):
+        self.take()
+        found = self.STRING.match(self.text, self.at)
+        if found is None:
+            raise ValueError
+        self.at = found.end()
+        raw = next(group for group in found.groups() if group is not None)
+        return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", self.unescaped, raw, flags=re.DOTALL)
+
+    @staticmethod
+    def unescaped(escape):
+        if len(escape[1]) > 1:
+            return chr(int(escape[1][1:], 16))
+        return dict(zip("bfnrt", "\b\f\n\r\t", strict=True)).get(escape[1], escape[1])
+
+    def value(self):
+        opening = self.take("{", "[")
+        if opening is None:
+            try:
+                return self.string()
+            except ValueError:
+                found = self.OTHER.match(self.text, self.at)
+                if found is None:
+                    raise
+                self.at = found.end()
+                return found[0]
+        items = Pairs()
+        closing = "}" if opening == "{" else "]"
+        while not self.take(closing):
+            key = self.string() if opening == "{" else None
+            if key is not None and not self.take(":", "="):
+                raise ValueError
+            items.append((key, self.value()))
+            if not self.take(",", ";"):
+                if not self.take(closing):
+                    raise ValueError
+                break
+        return items
+
+
+gaps = st.sampled_from(["", "", "", " ", "\n", "\t \r\n "])
+texts = st.sampled_from(
+    [
+        "",
+        "x" * 300,
+        "model",
+        "file_id",
+        '"',
+        "\\",
+        "],",
+        '],"model":"b',
+        "}]}",
+        '"}],"stream":true,"x":"',
+        "[](http://x)",
+        "a[0] = 1; // b",
+        "é",
+        "\n",
+    ]
+) | st.text(max_size=8)
+rich_keys = st.sampled_from(["messages", "content", "n", "tools", "text", "models", "mod", ""])
+odd_keys = st.sampled_from(["model", "stream", "Model", "é", "k" * 70, "store", "file_id", "item_reference"])
+
+
+def written(value, gap, way):
+    """The value as JSON, with gaps wherever they may stand and its keys in one spelling."""
+    if isinstance(value, Pairs):
+        return gap + "{" + ",".join(spaced(key, item, gap, way) for key, item in value) + gap + "}" + gap
+    if isinstance(value, list):
+        return gap + "[" + ",".join(written(item, gap, way) for item in value) + gap + "]" + gap
+    return gap + json.dumps(value, ensure_ascii=way != "plain") + gap
+
+
+def spaced(key, value, gap, way):
+    return gap + (spell(key, way) if key else '""') + gap + ":" + written(value, gap, "plain")
+
+
+rich_values = st.recursive(
+    texts | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(st.tuples(rich_keys | rich_keys | rich_keys | odd_keys, inner), max_size=4).map(Pairs)
+    ),
+    max_leaves=12,
+)
+models = st.tuples(st.just("model"), texts)
+streams = st.tuples(st.just("stream"), st.booleans())
+others = st.tuples(rich_keys, rich_values)
+odd_entries = st.tuples(odd_keys, rich_values) | models | streams
+
+
+@st.composite
+def rich_bodies(draw):
+    """Mostly what may be sent: one model, one choice to stream, lists and objects before, between and behind."""
+    entries = [*draw(st.lists(others, min_size=1, max_size=4)), draw(models), draw(streams)]
+    if draw(st.integers(0, 3)) == 0:
+        entries.append(draw(odd_entries))
+    way = draw(st.sampled_from(["plain"] * 9 + ["first", "all"]))
+    gap = draw(gaps)
+    body = "{" + ",".join(spaced(key, value, gap, way) for key, value in draw(st.permutations(entries))) + "}"
+    return (gap + body + draw(gaps)).encode()
+
+
+def read_without_parsing(body, free_leaps):
+    """What is read of a large body, where few leaps are free and no number of brackets is too many."""
+    with mock.patch.multiple(leap_module, _FREE_LEAPS=free_leaps, _LEAP_BYTES=1 << 30, _FREE_BRACKETS=1 << 30):
+        return body_module._read_in_leaps(body)
+
+
+@settings(max_examples=300)
+@given(rich_bodies(), st.integers(0, 30))
+def test_what_is_read_is_what_a_reader_of_pairs_finds(body, free_leaps):
+    facts = read_without_parsing(body, free_leaps) or read_json(body)
+    pairs = top_level(body)
+    keys = [key for key, _ in pairs]
+    models = [value for key, value in pairs if key == "model"]
+    if "Model" in keys:
+        assert "case" in facts.error
+    elif models and not isinstance(models[-1], str):
+        assert not facts.valid
+    elif keys.count("model") > 1 or keys.count("stream") > 1:
+        assert (facts.valid, "duplicate" in facts.error) == (True, True)
+    else:
+        assert (facts.valid, facts.error) == (True, "")
+        assert facts.model == (models[0] if models else None)
+        assert facts.stream is (dict(pairs).get("stream") is True)
+        assert facts.pins is body_module._pins(json.loads(body), body)
+        if models:
+            edited = replace_model(body, facts.model_span, "other")
+            assert top_level(edited) == [(key, "other" if key == "model" else value) for key, value in pairs]
+        else:
+            assert facts.model_span is None
+
+
+ATTACKS = [
+    b'],"model":"b"',
+    b'},"model":"b"',
+    b",'model':'b'",
+    b',model:"b"',
+    b',"mod\\u0065l":"b"',
+    b',"mod\xffel":"b"',
+    b',"MODEL":"b"',
+    b',"model"/**/:"b"',
+    b',"model"="b"',
+    b'/*"*/',
+    b'//"\n',
+    b'#"\n',
+    b"}",
+    b"]",
+    b"]}",
+    b"]}]}",
+    b"{",
+    b'"',
+    b",",
+    b"\0",
+    b"\xef\xbb\xbf",
+    b'}{"model":"b"}',
+    b"]/**/",
+    b"]\n   x:1",
+    b'],"a":1/**/,"model":"b"',
+    b'],"a":{"b":1},"model":"b"',
+    b'],"a":{},model:"b"',
+]
+
+
+@st.composite
+def attacked_bodies(draw):
+    """A body with something put in, mostly behind a bracket or a comma."""
+    body = draw(rich_bodies())
+    for attack in draw(st.lists(st.sampled_from(ATTACKS), min_size=1, max_size=3)):
+        marks = [found.end() for found in re.finditer(rb"[\]},]", body)]
+        place = draw(st.sampled_from(marks) | st.sampled_from(marks) | st.integers(0, len(body)))
+        body = body[:place] + attack + body[place:]
+    return body
+
+
+@settings(max_examples=400)
+@given(attacked_bodies(), st.integers(0, 12))
+def test_no_lenient_reader_finds_another_model(body, free_leaps):
+    """What is broken is refused, or every reader that takes it at all reads the same."""
+    facts = read_without_parsing(body, free_leaps)
+    if facts is None:
+        return
+    try:
+        pairs = Lenient(body).value()
+    except ValueError:
+        return
+    assert [value for key, value in pairs if str(key).lower() == "model"] == ([] if facts.model is None else [facts.model])
+    assert [value == "true" for key, value in pairs if str(key).lower() == "stream"] in ([], [facts.stream])
+
+
+RICH = 'He said "no" to it. ' * 10 + "[1] "
+TOOL = {"type": "function", "parameters": {"properties": {"x": {"enum": ["a", "b"]}}, "required": ["x"]}}
+
+
+def rich_messages():
+    return [{"role": "user", "content": RICH * 2} for _ in range(600)]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"model": "a", "stream": True, "messages": rich_messages()},
+        {"messages": rich_messages(), "model": "a", "stream": True},
+        {"messages": rich_messages(), "model": "a", "tools": [TOOL], "response_format": {"type": "text"}, "stream": True},
+        {"model": "a", "stream": True, "messages": rich_messages(), "tools": [TOOL] * 100, "metadata": {"x": "y"}, "n": 1},
+        {"model": "a", "stream": True, "metadata": {"x": "y"}, "input": rich_messages()},
+        {"model": "a", "stream": True, "input": [[1, 2, 3]] * 100 + [list(range(40_000))]},
+        {"model": "a", "stream": True, "messages": [{"role": "user", "content": [{"type": "text", "text": RICH[:-4] * 4}]}] * 300},
+        {"model": "a", "stream": True, "big": {f"k{at}": RICH for at in range(1000)}, "n": None},
+    ],
+    ids=range(8),
+)
+@pytest.mark.parametrize("indent", [None, 3])
+def test_large_bodies_of_many_strings_are_read_without_parsing(document, indent):
+    body = json.dumps(document, indent=indent).encode()
+    assert len(body) > 64 * 1024
+    facts = body_module._read_in_leaps(body)
+    assert facts is not None
+    assert (facts.model, facts.stream, facts.pins) == ("a", True, False)
+    assert body[slice(*facts.model_span)] == b'"a"'
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"model": "a", "messages": [*rich_messages(), {"content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
+        {
+            "model": "a",
+            "messages": [{"content": [{"file_id": "x"}, RICH]}, *rich_messages(), {"content": [{"file_id": "x"}, RICH]}],
+        },
+        {"messages": rich_messages(), "model": "a", "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+        {"model": "a", "messages": rich_messages(), "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+        {"model": "a", "messages": rich_messages(), "tool_resources": {"file_search": {"vector_store_ids": ["vs_1"]}}},
+        {"model": "a", "input": [*rich_messages(), {"type": "item_reference", "id": "rs_1"}]},
+        {"input": rich_messages(), "model": "a", "previous_response_id": "resp_1"},
+        {"input": rich_messages(), "n": 1, "previous_response_id": "resp_1"},
+    ],
+    ids=range(8),
+)
+def test_references_in_large_bodies_are_found(document):
+    body = json.dumps(document).encode()
+    assert read_json(body).pins
+    assert read_json(body.replace(b"file_id", b"fil\\u0065_id").replace(b"store_ids", b"store\\u005fids")).pins
+
+
+MIDDLE = json.dumps({"model": "a", "stream": True, "messages": rich_messages()})[:-1].encode()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        b',"model":"b"}',
+        b',"n":1,"model":"b"}',
+        b',"n":[1],"model":"b"}',
+        b',"n":{"x":{}},"model":"b"}',
+        b',"stream":false}',
+        b',"mod\\u0065l":"b"}',
+        b',"s\\u0074ream":false}',
+        b',"Model":"b"}',
+        b',"x":1,"model":"b","big":[' + b"[1,2]," * 20_000 + b"0]}",
+    ],
+)
+def test_a_second_key_behind_a_rich_list_is_refused(ending):
+    facts = read_json(MIDDLE + ending)
+    assert facts.valid
+    assert "duplicate" in facts.error or "case" in facts.error
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        b"",
+        b"]",
+        b"} x",
+        b"}}",
+        b'}{"model":"b"}',
+        b'},"n":1}',
+        b"\xff}",
+        b",}",
+        b" /* */}",
+        b" // x\n}",
+        b",'model':'b'}",
+        b',model:"b"}',
+        b',"model"="b"}',
+        b';"model":"b"}',
+        b'\n   "n":1}',
+        b',"n":1/**/}',
+        b',"n":tru}',
+    ],
+)
+def test_what_is_no_json_behind_a_rich_list_is_refused(ending):
+    facts = read_json(MIDDLE + ending)
+    assert not facts.valid
+    assert facts.error
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"\xef\xbb\xbf", b"/**/", b"[", b"\0", b"{{", b'{"n":NaN x,', b'{"\xff":1,', b'{"n":{/**/"x":1},', b'{"n":[]}[{"x":1},'],
+)
+def test_what_is_no_json_before_a_rich_list_is_refused(start):
+    facts = read_json(start + MIDDLE[start.startswith(b"{") :] + b"}")
+    assert not facts.valid
+
+
+@pytest.mark.parametrize(
+    "joint",
+    [
+        b" /* */",
+        b" // x\n",
+        b"# x\n",
+        b",'model':'b'",
+        b',model:"b"',
+        b', model = "b"',
+        b',"model"="b"',
+        b',"model"/**/:"b"',
+        b',"mod\xffel":"b"',
+        b',\0"model":"b"',
+        b',,"model":"b"',
+        b';"model":"b"',
+        b'\n   "model":"b"',
+        b',"n":1/**/,"model":"b"',
+        b',"n":"x",model:"b"',
+        b',"n":{"x":1},model:"b"',
+    ],
+)
+def test_what_is_a_key_to_some_readers_only_is_refused(joint):
+    facts = read_json(MIDDLE + joint + b',"x":[1]}')
+    assert not facts.valid
+
+
+@pytest.mark.parametrize("ending", [b"}", b',"n":1}', b',"n":[1]}', b"}{", b',"n":{}}'])
+def test_a_model_behind_the_end_of_the_object_is_not_read(ending):
+    body = b'{"messages":' + json.dumps(rich_messages()).encode() + ending + b',"x":[1],"model":"a","y":"' + b"y" * 2000 + b'"}'
+    assert not read_json(body).valid
+
+
+@pytest.mark.parametrize("ending", [b" x}", b",}", b"}}", b"} {}", b""])
+def test_what_is_no_json_behind_one_long_string_is_refused(ending):
+    assert not read_json(b'{"model":"a","input":["' + b"x" * 100_000 + b'"]' + ending).valid
+
+
+def test_a_key_of_the_same_name_in_a_nested_object_is_told_apart():
+    tool = json.dumps([{"x": [1], "model": "b", "stream": False}] * 3).encode()
+    for body in (MIDDLE + b',"tools":' + tool + b"}", b'{"tools":' + tool + b"," + MIDDLE[1:] + b"}"):
+        facts = read_json(body)
+        assert (facts.model, facts.stream, facts.error) == ("a", True, "")
+        assert body[slice(*facts.model_span)] == b'"a"'
