@@ -53,6 +53,18 @@ class Open:
         self.attempt = attempt
 
 
+class OpenEarly:
+    """Write the response head of an event stream though there is no answer yet: what fails from now on is told in the stream."""
+
+    __slots__ = ()
+
+
+class Comfort:
+    """Write a comment into the stream, so that nobody between us and the client takes it for dead."""
+
+    __slots__ = ()
+
+
 class Commit:
     """Release this attempt's body bytes to the client: what was held so far, then as they come."""
 
@@ -100,7 +112,8 @@ class Finish:
     __slots__ = ()
 
 
-Action = Send | Cancel | Open | Commit | Relay | Refuse | Break | Finish
+Action = Send | Cancel | Open | OpenEarly | Comfort | Commit | Relay | Refuse | Break | Finish
 Actions = Sequence[Action]
 NOTHING: Actions = ()
 FINISH: Actions = (Finish(),)
+COMFORT: Actions = (Comfort(),)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.core.breaker import Breaker, Permit
-from gateway.core.plan import Family, Policy, Target
+from gateway.core.hedge import HedgeBudget
+from gateway.core.plan import Family, Policy, Prefill, Target
 from gateway.core.record import AttemptRecord, Kind
 from gateway.core.registry import ProviderState, TargetState
 from gateway.core.verdicts import Scope
@@ -51,7 +52,7 @@ class Place:
 class Attempt(AttemptRecord):
     """One upstream request, with what the machine must remember of it."""
 
-    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "proving", "streaming", "uploading")
+    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "prefill", "proving", "streaming", "uploading")
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class Attempt(AttemptRecord):
         self._permits = permits
         self.proving = 0.0
         """Not 0: it is the probe of a hold on its key, until then."""
+        self.prefill = Prefill.NONE
+        """How a stream that broke is to be continued by this one."""
         self.limit_s = NEVER
         """From send to first content of a stream, or to the end of another answer."""
         self.answered = False
@@ -109,8 +112,8 @@ class Attempt(AttemptRecord):
 class Ask:
     """What the machine must know about a client's request; set by admission, constant from then on."""
 
-    __slots__ = ("already_retried", "candidates", "client", "deadline_at", "family", "foreign_key", "policy", "route", "safe",
-                 "stream")  # fmt: skip
+    __slots__ = ("already_retried", "candidates", "client", "deadline_at", "family", "foreign_key", "hedges", "policy", "route",
+                 "safe", "size", "stream")  # fmt: skip
 
     def __init__(
         self,
@@ -125,6 +128,8 @@ class Ask:
         foreign_key: str | None = None,
         already_retried: bool = False,
         client: str = "",
+        size: int = 0,
+        hedges: HedgeBudget | None = None,
     ) -> None:
         self.route = route
         self.policy = policy
@@ -140,5 +145,9 @@ class Ask:
         """Hash of the client's own key where that is what goes upstream; None: our keys, or none."""
         self.already_retried = already_retried
         """The client itself is retrying (`x-stainless-retry-count` > 0)."""
+        self.size = size
+        """Bytes of the request's body, as far as it is there."""
+        self.hedges = hedges
+        """What the route may spend on hedges; None where this request must not be hedged."""
         self.client = client
         """Who asks, as far as can be told: a name, a key's hash, or an address. Clients that differ in this are unrelated."""

@@ -26,7 +26,7 @@ MIN_SPAN_S = 1.0
 """Consecutive failures count as an outage only when they span this long: one burst is one event, not five."""
 RAMP_FLOOR = 0.1
 """The share that a ramp begins with; each success allows as much again."""
-RAMP_PERIOD_S = 1.0
+RAMP_PERIOD_S = 2.0
 """During the ramp one request in so long passes whatever the share: so few are no herd, and without them nothing is learned."""
 RAMP_FAILURES = 2
 """This many failures in a row during the ramp end it."""
@@ -238,6 +238,7 @@ class Breaker:
         permit.lived = True
         if self.state is State.RAMP:
             self._good += 1
+            self._consecutive = 0
         elif permit.probe:
             self._probe = None
             self._since = now
@@ -302,6 +303,9 @@ class Breaker:
         self._until = now + length_s * self._uniform(0.75, 1.0)
         self._opened += 1
         self.opened_at = now
+        if self.state is not State.HALF_OPEN:
+            # How hopeless it is, is measured since the trouble began: good weather before it says nothing.
+            self._window.clear()
         self._probe = None
         self._consecutive = 0
         self._move(State.OPEN)

@@ -15,8 +15,10 @@ FIRST_PARK_S = 1.0
 BENCH_S = 60.0
 MAX_BENCH_S = 900.0
 """A benched key is tried again after a minute, then ever less often: an operator may have topped up the account."""
-PROBE_S = 10.0
-"""A probe that has not been answered for so long is joined by another."""
+PARK_PROBE_S = 2.0
+BENCH_PROBE_S = 10.0
+"""A probe that has not been answered for so long is joined by another. A limit that still holds says so at once; a probe that is
+not refused by then is merely a long answer, and nobody need wait for its end."""
 LOOK_S = 0.25
 """While a probe is under way, whoever waits for the key looks again after so long."""
 
@@ -74,17 +76,19 @@ class CredentialState:
         return any(hold.until > now for hold in self._holds(model) if hold.bench)
 
     def stated(self, now: float, model: str) -> bool:
-        """Whether all that holds this key back is what the provider stated: such a wait is worth its while."""
-        return all(hold.stated for hold in self._holds(model) if hold.usable_at(now) > now)
+        """Whether all that holds this key back is a time that the provider stated: such a wait is worth its while."""
+        return all(hold.stated and hold.until > now for hold in self._holds(model) if hold.usable_at(now) > now)
 
     def take(self, now: float, model: str) -> float:
         """Note that a request with this key begins; return until when it is the probe of a hold that is over, 0 if it is none."""
         if not self._benched and not self._parked:
             return 0.0
-        probe_until = 0.0
-        for hold in self._holds(model):
-            if hold.until <= now and hold.probe_until <= now:
-                hold.probe_until = probe_until = now + PROBE_S
+        over = [hold for hold in self._holds(model) if hold.until <= now and hold.probe_until <= now]
+        if not over:
+            return 0.0
+        probe_until = now + (BENCH_PROBE_S if any(hold.bench for hold in over) else PARK_PROBE_S)
+        for hold in over:
+            hold.probe_until = probe_until
         return probe_until
 
     def let_go(self, model: str, probe_until: float) -> None:

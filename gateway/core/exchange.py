@@ -1,85 +1,51 @@
 """The state machine of one client request (law 1): events in, actions out, nothing else decides.
 
     start ──> Send ──> sending ──> head ──> content ──> finished ──> Finish       the happy path
-                 └── failed ──> Send (elsewhere, at once) | wait for `timer` | Relay | Refuse
+                 ├── failed ──> Send (elsewhere, at once) | wait for `timer` | Relay | Refuse
+                 └── slow ──> Send beside it (a hedge); the first content wins, the other is cancelled
     timer, client_gone, drain ──> Cancel, and as after a failure | Break once committed
 
 One driver carries the actions out (`egress.driver`); chunks of bodies never come here. Every event takes `now`, in the loop's
 monotonic seconds, and returns the actions to perform, in order. `wake_at` says when `timer` wants to be called next; calling it
-early is harmless. Where the next attempt goes is `core.placement`'s half. Retry, failover, breakers, budget and patience share one
-deadline and one commit point, which is why they are one machine and not a tower of middlewares.
+early is harmless. Where the next attempt goes is `core.placement`'s half, what a failure means is `core.lessons`', what the client
+hears in the end is `core.farewell`'s. Retry, failover, hedge, breakers, budget and patience share one deadline and one commit
+point, which is why they are one machine and not a tower of middlewares.
 """
 
 from __future__ import annotations
 
 from gateway.core.actions import (
+    COMFORT,
     FINISH,
     NOTHING,
-    UPSTREAMS_OWN,
+    Action,
     Actions,
     Advice,
     Break,
     Cancel,
     Commit,
     Open,
+    OpenEarly,
     Refuse,
-    Relay,
     Send,
 )
 from gateway.core.attempt import NEVER, Ask, Attempt
+from gateway.core.farewell import Farewell
+from gateway.core.hedge import hedge_delay
+from gateway.core.lessons import Lessons, fault_of
 from gateway.core.placement import Chance, Go, Placement, Stuck, Wait
-from gateway.core.plan import INFERENCE
+from gateway.core.plan import Learned, Prefill
 from gateway.core.record import Ending, ExchangeRecord, Kind
-from gateway.core.registry import ProviderState, TargetState
-from gateway.core.verdicts import FAULTS, OK, Fault, IOFault, Parked, Scope, Verdict
+from gateway.core.verdicts import OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
 
 PROBE_LIMIT_S = 10.0
 """A half-open breaker's probe has no longer to begin its stream where another target could have served."""
 PROBE_ANSWER_S = 60.0
 """And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
-ADVICE_CAP_S = 60.0
-"""Longer delays are treated differently by every SDK: never advise more."""
 
-RANK: dict[Fault, int] = {
-    Fault.CONTEXT_LENGTH: 6,
-    Fault.CONTENT_POLICY: 6,
-    Fault.CALLER: 6,
-    Fault.RATE_LIMITED: 5,
-    Fault.OVERLOADED: 4,
-    Fault.SERVER_ERROR: 4,
-    Fault.STREAM_BROKEN: 3,
-    Fault.TIMEOUT: 3,
-    Fault.STALLED: 3,
-    Fault.UNKNOWN: 2,
-    Fault.MODEL_GONE: 2,
-    Fault.EDGE_BLOCKED: 1,
-    Fault.CONNECT: 1,
-    Fault.BILLING: 0,
-    Fault.CREDENTIAL: 0,
-}
-"""How much a failure tells the client, when all attempts are spent and one of them must be the answer; the later of equals wins."""
-
-CALLERS_RANK = 6
-"""These are the caller's own: relayed untouched, whatever else was tried."""
-
-KEYS_OWN_STATUSES = frozenset({401, 403, 407})
-"""A caller's fault with one of these is about the caller's key, and says nothing about requests."""
-
-BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.BREAKERS_OPEN, Reason.CREDENTIALS_BENCHED})
-"""What time will change: the client is told when to come back."""
-
-UNTRIED = frozenset({Reason.RETRY_BUDGET, Reason.NOT_RETRYABLE})
-"""We did not try on the client's behalf what its own SDK may: its retries must not be forbidden (law 8)."""
-
-UNSERVED: dict[Reason, tuple[int, str]] = {
-    Reason.DEADLINE: (504, "No provider answered within the time this request may take."),
-    Reason.NO_TARGET: (503, "No target of this route can serve this request."),
-    Reason.BREAKERS_OPEN: (503, "Every provider that could serve this request is failing."),
-    Reason.CREDENTIALS_BENCHED: (503, "Every key of the provider was refused or is out of credit."),
-    Reason.RATE_LIMITED: (429, "The provider's rate limit leaves no room within the time this request may wait."),
-}
-"""Status and words where no attempt was made, or none ended in a failure of its own."""
+_FIRST, _HEDGE, _OK, _NONE = Kind.FIRST, Kind.HEDGE, Ending.OK, Reason.NONE
+"""Python 3.11 is slow to find an enumeration's members."""
 
 
 class Exchange:
@@ -87,19 +53,25 @@ class Exchange:
 
     __slots__ = (
         "_ask",
-        "_best",
-        "_best_verdict",
         "_chance",
+        "_comforted_at",
         "_committed",
-        "_counted",
-        "_doubted",
         "_due",
+        "_early",
+        "_farewell",
+        "_hedge_at",
+        "_hedges",
+        "_held",
+        "_held_until",
+        "_lessons",
         "_live",
         "_placement",
+        "_streams",
         "done",
         "ended_attempts",
         "intact",
         "record",
+        "resumable",
     )
 
     def __init__(self, ask: Ask, record: ExchangeRecord, chance: Chance) -> None:
@@ -109,25 +81,42 @@ class Exchange:
         self.done = False
         self.intact = True
         """The request's body can be sent again from its beginning; the driver clears it when bytes had to be let go."""
+        self.resumable = False
+        """What the client has got of a stream can be continued by another one; kept by the driver, where the policy resumes."""
         self.ended_attempts: list[Attempt] = []
         """Attempts that ended since the driver last took them, for `observe`."""
-        self._placement = Placement(ask, chance)
-        self._live: Attempt | None = None
+        self._placement = placement = Placement(ask, chance)
+        self._lessons = Lessons(ask, placement)
+        self._farewell: Farewell | None = None
+        """Made when something fails, which most exchanges never see."""
+        self._live: list[Attempt] = []
+        """Under way, in the order of their sending; more than one only while a hedge runs, and none besides the one committed."""
         self._due: Wait | None = None
         """An attempt decided on and waiting for its time."""
         self._committed = False
-        self._counted: set[TargetState | ProviderState] | None = None
-        """Who already bears a failure of this exchange: one exchange counts at most one against each (law 11)."""
-        self._doubted: Attempt | None = None
-        """Was told that the request is wrong, by a target that says so too often: another one is asked for its opinion."""
-        self._best: Attempt | None = None
-        self._best_verdict = OK
-        """The most informative failure so far."""
+        self._streams = False
+        """What was committed is an event stream."""
+        self._early = False
+        """The response head is out though no answer is: what fails from now on is told in the stream."""
+        self._held: Attempt | None = None
+        """Its content is there, and held back until `_held_until`."""
+        self._held_until = NEVER
+        self._hedge_at = NEVER
+        self._hedges = 0
+        self._comforted_at = 0.0
+        """When the client last got a comment."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a stream that breaks after its commit is to be continued."""
+        return self._ask.policy.stream.resume
 
     # -- events ---------------------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> Actions:
         """The request is there: place the first attempt."""
+        if self._ask.hedges is not None and self._ask.policy.hedge is not None:
+            self._ask.hedges.deposit(self._ask.policy.hedge.budget)
         return self._next(now)
 
     def sending(self, now: float, attempt: Attempt) -> None:
@@ -141,45 +130,80 @@ class Exchange:
         attempt.streaming = streaming
 
     def content(self, now: float, attempt: Attempt) -> Actions:
-        """First content of a stream, first byte of an unheld body, or a held body that outgrew its bound: the commit point."""
+        """First content of a stream, first byte of an unheld body, or a held body that outgrew its bound.
+
+        The commit point, unless the policy holds streams back for a while: then the race is decided, and nothing else.
+        """
         attempt.content_at = attempt.heard_at = now
+        if self._early and not attempt.streaming:
+            return self._no_stream(now, attempt)
         attempt.alive(now)
         if attempt.proving:
-            self._served(attempt)
+            self._lessons.key_served(attempt)
+        if self._committed:
+            # It continues another one's stream.
+            return (Commit(attempt),)
+        losers = self._won(now, attempt)
+        hold_s = self._ask.policy.stream.hold_s
+        if hold_s and attempt.streaming:
+            self._held, self._held_until = attempt, now + hold_s
+            return losers
+        return (*losers, *self._commit(now, attempt)) if losers else self._commit(now, attempt)
+
+    def overflowed(self, now: float, attempt: Attempt) -> Actions:
+        """More was held back than may be: from here on the answer is delivered as it comes."""
+        self.record.hold_overflowed = True
         return self._commit(now, attempt)
 
     def finished(self, now: float, attempt: Attempt) -> Actions:
         """The answer is whole and good."""
         actions: Actions = FINISH
+        if self._early and not attempt.streaming:
+            return self._no_stream(now, attempt)
         if not self._committed:
-            attempt.content_at = now
-            actions = (*self._commit(now, attempt), *FINISH)
+            losers: Actions = NOTHING
+            if not attempt.content_at:
+                attempt.content_at = now
+                losers = self._won(now, attempt)
+            actions = (*losers, *self._commit(now, attempt), *FINISH)
         self._end_attempt(now, attempt, OK)
-        self._served(attempt)
-        attempt.place.state.rejections.served += 1
+        self._lessons.served(now, attempt)
         if attempt.number > 1:
             self.record.saved_by = attempt.kind
-            if self._doubted is not None:
-                self._doubted.convict(now)
-        self._over(now, Ending.OK, Reason.NONE)
+        self._over(now, _OK, _NONE)
         return actions
 
     def failed(self, now: float, attempt: Attempt, verdict: Verdict) -> Actions:
         """The attempt ended in a fault before anything of it reached the client."""
-        fault = _fault(verdict)
+        if self._committed:
+            return self.broke(now, attempt, verdict)
+        fault = fault_of(verdict)
+        if attempt is self._held:
+            self._held, self._held_until = None, NEVER
         self._end_attempt(now, attempt, verdict)
-        self._learn(now, attempt, verdict)
-        if self._best is None or (self._doubted is None and RANK[fault] >= RANK[_fault(self._best_verdict)]):
-            self._best, self._best_verdict = attempt, verdict
+        doubted = self._lessons.doubted
+        self._lessons.failed(now, attempt, verdict)
+        farewell = self._last_words()
+        if doubted is None:
+            farewell.hear(attempt, verdict)
         self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
-        final = self._final(now, attempt, fault)
-        return self._next(now) if final is None else self._give_up(now, Stuck(final))
+        final = self._lessons.final(now, attempt, fault, intact=self.intact)
+        if final is not None:
+            return (*self._cancel_live(now), *self._give_up(now, Stuck(final)))
+        self._hedge_at = NEVER
+        if self._live:
+            # It may yet be good.
+            return NOTHING
+        return self._next(now)
 
     def broke(self, now: float, attempt: Attempt, verdict: Verdict) -> Actions:
         """The committed answer broke off, stalled, or ended in an in-band error."""
         self._end_attempt(now, attempt, verdict)
-        self._learn(now, attempt, verdict)
-        self.record.stream_broken = attempt.streaming
+        self._lessons.failed(now, attempt, verdict)
+        go = self._resume(now, attempt, verdict)
+        if go is not None:
+            return self._send(now, go)
+        self.record.stream_broken = self._streams
         self._over(now, Ending.FAILED, Reason.STREAM_BROKEN)
         return (Break(verdict.code or Reason.STREAM_BROKEN.value, "The provider's answer broke off before its end."),)
 
@@ -204,14 +228,20 @@ class Exchange:
         )
 
     def timer(self, now: float) -> Actions:
-        """`wake_at` has come, or may have: the driver's timer is coarse."""
+        """`wake_at` has come, or may have: the driver's timer is coarse. One thing at a time; what is left is due at once."""
         if self.done or now < self.wake_at:
             return NOTHING
         if not self._committed and now >= self._ask.deadline_at:
             return (*self._cancel_live(now, gave_up=True), *self._give_up(now, Stuck(Reason.DEADLINE)))
-        attempt = self._live
-        if attempt is not None:
-            return self._cut_short(now, attempt)
+        for attempt in self._live:
+            if attempt.sent_at and now >= self._overdue_at(attempt):
+                return self._cut_short(now, attempt)
+        if self._held is not None and now >= self._held_until:
+            return self._commit(now, self._held)
+        if now >= self._hedge_at:
+            return self._hedge(now)
+        if now >= self._comfort_at():
+            return self._comfort(now)
         due, self._due = self._due, None
         go = self._placement.ready(due, now) if due is not None else None
         return self._send(now, go) if go is not None else self._next(now)
@@ -223,7 +253,9 @@ class Exchange:
             return self._give_up(now, Stuck(Reason.DEADLINE))
         if len(self.record.attempts) >= self._ask.policy.attempts:
             return self._give_up(now, Stuck(Reason.ATTEMPTS_EXHAUSTED))
-        step = self._placement.next(now)
+        doubted = self._lessons.doubted
+        opinion = self._placement.untried(doubted.place, now) if doubted is not None else None
+        step = opinion or self._placement.next(now)
         if isinstance(step, Go):
             return self._send(now, step)
         if isinstance(step, Wait):
@@ -233,120 +265,91 @@ class Exchange:
 
     def _send(self, now: float, go: Go) -> Actions:
         ask, record, place = self._ask, self.record, go.place
+        # One that goes against an open breaker earns no repetition: in a total outage they would pay for each other.
+        if go.kind is _FIRST and not ask.already_retried and place.share(now) > 0.0:
+            place.provider.budget.deposit()
         permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
         attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, now)
         credential = self._placement.credential_state(place, go.credential)
         if credential is not None:
             attempt.proving = credential.take(now, place.model)
-        if go.kind is Kind.FIRST and not ask.already_retried:
-            place.provider.budget.deposit()
-        attempt.limit_s = ask.policy.timeouts.first_token_s if ask.stream else ask.policy.timeouts.answer_s
-        if attempt.probe and self._placement.alternative(place, now):
+        timeouts = ask.policy.timeouts
+        learned = timeouts.learned_first_token if ask.stream else timeouts.learned_answer
+        attempt.limit_s = timeouts.first_token_s if ask.stream else timeouts.answer_s
+        if learned is not None:
+            attempt.limit_s = self._learned_limit(now, attempt, learned)
+        if attempt.probe and self._placement.untried(place, now) is not None:
             attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S if ask.stream else PROBE_ANSWER_S)
+        if go.kind is Kind.RESUME and not place.state.prefill_refused:
+            attempt.prefill = place.target.prefill
         record.attempts.append(attempt)
-        self._live = attempt
+        self._live.append(attempt)
+        if ask.hedges is not None and not self._committed and self._lessons.doubted is None:
+            # A second opinion is one, and not a race of two.
+            self._plan_hedge(now, attempt)
         return (Send(attempt),)
 
-    # -- what a failure means -------------------------------------------------------------------------------------------------
+    def _learned_limit(self, now: float, attempt: Attempt, learned: Learned) -> float:
+        history = attempt.place.state.latency.of(self._ask.size, stream=self._ask.stream)
+        usual_s = history.quantile(now, learned.quantile)
+        return attempt.limit_s if usual_s is None else max(learned.floor_s, usual_s * learned.factor)
 
-    def _served(self, attempt: Attempt) -> None:
-        """The key was accepted and had room."""
-        credential = self._placement.credential_state(attempt.place, attempt.credential)
-        if credential is not None:
-            credential.served(attempt.model, attempt.started_at)
+    def _resume(self, now: float, attempt: Attempt, verdict: Verdict) -> Go | None:
+        """Return where a stream that broke after its commit goes on, if it may and can."""
+        policy = self._ask.policy
+        if not (policy.stream.resume and self.resumable and self.intact) or len(self.record.attempts) >= policy.attempts:
+            return None
+        if attempt.prefill is not Prefill.NONE and verdict.fault is Fault.CALLER:
+            # It does not take the beginning of an answer after all: then it is asked from the beginning, now and ever after.
+            attempt.place.state.prefill_refused = True
+            return Go(attempt.place, Kind.RESUME, attempt.credential)
+        self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
+        go = self._placement.untried(attempt.place, now)
+        return None if go is None else Go(go.place, Kind.RESUME, go.credential)
 
-    def _learn(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
-        """Keep the key away from what it was refused for."""
-        fault = _fault(verdict)
-        if fault is Fault.CALLER and attempt.status not in KEYS_OWN_STATUSES:
-            attempt.place.state.rejections.rejected(now, self._ask.client)
-        parked = FAULTS[fault].parked
-        if parked is Parked.NOT:
+    # -- hedging --------------------------------------------------------------------------------------------------------------
+
+    def _plan_hedge(self, now: float, attempt: Attempt) -> None:
+        """Settle when this attempt has been silent for so long that another one is worth its price."""
+        plan = self._ask.policy.hedge
+        if plan is None or self._hedges >= plan.max:
+            self._hedge_at = NEVER
             return
-        credential = self._placement.credential_state(attempt.place, attempt.credential)
-        if credential is None:
-            return
-        model = None if verdict.scope is Scope.CREDENTIAL else attempt.model
-        if parked is Parked.STATED:
-            # Not where the request alone is too large for the limit: others are not.
-            if verdict.retry_same or verdict.delay is not None:
-                credential.park(now, model, verdict.delay, quota_left=verdict.quota_left)
-        elif self._ask.family in INFERENCE:
-            # Elsewhere a refusal may only mean that this key has no rights there; models may still be served with it.
-            refused = fault is Fault.CREDENTIAL
-            credential.bench(now, model, refused=refused)
-            if refused and model is None and attempt.credential is not None:
-                attempt.place.provider.refused(now)
+        delay_s = hedge_delay(plan, attempt.place.state.latency.of(self._ask.size, stream=self._ask.stream), now)
+        self._hedge_at = NEVER if delay_s is None else now + delay_s
 
-    def _final(self, now: float, attempt: Attempt, fault: Fault) -> Reason | None:
-        """Return why no further attempt is allowed after this fault, or None (laws 3 and 10)."""
-        if self._doubted is not None:
-            if fault is Fault.CALLER:
-                self._doubted.place.state.rejections.cleared()
-            return Reason.CALLER
-        if not FAULTS[fault].elsewhere:
-            if any(fault in place.target.only_for for place in self._ask.candidates):
-                self._placement.only_for = fault
-            elif fault is Fault.CALLER and self._doubtful(now, attempt):
-                self._doubted = attempt
-            elif not (fault is Fault.CONTENT_POLICY and self._ask.policy.failover_content_policy):
-                return Reason.CALLER
-        if not self.intact:
-            return Reason.NOT_RETRYABLE
-        harmless = not attempt.sent_at or self._ask.safe or fault in (Fault.OVERLOADED, Fault.RATE_LIMITED)
-        return None if harmless or self._ask.family in INFERENCE else Reason.NOT_RETRYABLE
+    def _hedge(self, now: float) -> Actions:
+        """Ask a second target beside the one that is slow, if there is one and the budgets allow it."""
+        self._hedge_at = NEVER
+        ask = self._ask
+        if ask.hedges is None or len(self.record.attempts) >= ask.policy.attempts:
+            return NOTHING
+        go = self._placement.hedge(now, [attempt.place for attempt in self._live])
+        if go is None:
+            self.record.hedge_skipped = "no_target"
+            return NOTHING
+        # The slow one's budget pays: the other one's earns nothing as long as it is nobody's first choice.
+        if ask.hedges.balance < 1.0 or not self._live[0].place.provider.budget.withdraw(now, 1.0) or not ask.hedges.withdraw():
+            self.record.hedge_skipped = "no_budget"
+            return NOTHING
+        self._hedges += 1
+        return self._send(now, go)
 
-    def _doubtful(self, now: float, attempt: Attempt) -> bool:
-        """Whether another target should be asked if the request is really wrong (law 3)."""
-        place = attempt.place
-        return (
-            place.state.rejections.suspect
-            and attempt.status not in KEYS_OWN_STATUSES
-            and self._ask.family in INFERENCE
-            and self._placement.alternative(place, now)
-        )
-
-    def _give_up(self, now: float, stuck: Stuck) -> Actions:
-        """Nothing more can be tried: the client gets the most informative failure, or a refusal if nobody was asked."""
-        attempt, verdict = self._best, self._best_verdict
-        if attempt is None:
-            return self._refuse(now, stuck)
-        fault = _fault(verdict)
-        reason, status, advice = stuck.reason, FAULTS[fault].status, UPSTREAMS_OWN
-        if RANK[fault] == CALLERS_RANK:
-            reason = Reason.CALLER
-            self._over(now, Ending.CALLER_ERROR, reason)
-        else:
-            advice = self._advice(stuck, verdict)
-            self._over(now, Ending.FAILED, reason)
-        if attempt.answered and FAULTS[fault].relayed:
-            self.record.winner = attempt
-            return (Relay(attempt, advice),)
-        if reason is Reason.DEADLINE:
-            status = 504
-        return (Refuse(status, reason, f"No provider could serve this request; what went wrong: {fault.value}.", advice),)
-
-    def _refuse(self, now: float, stuck: Stuck) -> Actions:
-        status, message = UNSERVED[stuck.reason]
-        failed = stuck.reason is Reason.DEADLINE
-        self._over(now, Ending.FAILED if failed else Ending.REFUSED, stuck.reason)
-        if stuck.delay_s is None:
-            return (Refuse(status, stuck.reason, message, Advice(retry=False)),)
-        return (Refuse(status, stuck.reason, message, self._come_back(stuck.delay_s)),)
-
-    def _advice(self, stuck: Stuck, verdict: Verdict) -> Advice:
-        if stuck.reason in BLOCKED and stuck.delay_s is not None:
-            return self._come_back(stuck.delay_s)
-        retry = None if stuck.reason in UNTRIED or self._ask.already_retried else False
-        delay_s = verdict.delay if verdict.delay is not None else stuck.delay_s
-        if delay_s is not None:
-            return Advice(retry=retry, delay_s=min(delay_s, ADVICE_CAP_S))
-        return UPSTREAMS_OWN if retry is None else Advice(retry=False)
-
-    def _come_back(self, delay_s: float) -> Advice:
-        """Name a time, at least a second from now, and not the same to everyone."""
-        delay_s = max(1.0, delay_s)
-        return Advice(retry=True, delay_s=min(ADVICE_CAP_S, delay_s + self._chance.uniform(0.0, 0.25 * delay_s)))
+    def _won(self, now: float, winner: Attempt) -> Actions:
+        """The first content decides: let the others go, which is no failure of theirs."""
+        ask = self._ask
+        if ask.policy.measures:
+            # From one that was overtaken it is known that it takes longer than this: leaving it out would make it look fast.
+            for attempt in self._live:
+                if attempt.sent_at:
+                    attempt.place.state.latency.of(ask.size, stream=ask.stream).add(now, now - attempt.sent_at)
+        self._hedge_at = NEVER
+        if len(self._live) == 1:
+            return NOTHING
+        actions: list[Action] = []
+        for attempt in [each for each in self._live if each is not winner]:
+            actions += self._cancel(now, attempt, Scope.NOBODY)
+        return actions
 
     # -- time -----------------------------------------------------------------------------------------------------------------
 
@@ -355,12 +358,14 @@ class Exchange:
         """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
         if self.done:
             return NEVER
-        wake_at = NEVER if self._committed else self._ask.deadline_at
+        wake_at = min(self._comfort_at(), self._hedge_at)
+        if not self._committed:
+            wake_at = min(wake_at, self._ask.deadline_at, self._held_until)
         if self._due is not None:
             wake_at = min(wake_at, self._due.at)
-        attempt = self._live
-        if attempt is not None and attempt.sent_at:
-            wake_at = min(wake_at, self._overdue_at(attempt))
+        for attempt in self._live:
+            if attempt.sent_at:
+                wake_at = min(wake_at, self._overdue_at(attempt))
         return wake_at
 
     def _overdue_at(self, attempt: Attempt) -> float:
@@ -383,16 +388,47 @@ class Exchange:
         actions = self.broke(now, attempt, verdict) if self._committed else self.failed(now, attempt, verdict)
         return (Cancel(attempt), *actions)
 
+    def _comfort_at(self) -> float:
+        """When the client should get a comment, so that nobody between us takes the stream for dead."""
+        ask = self._ask
+        if not ask.stream:
+            return NEVER
+        plan = ask.policy.stream
+        if not self._committed:
+            if not self._early:
+                return self.record.received_at + plan.early_keepalive_s
+            return self._comforted_at + plan.keepalive_s
+        if not self._streams:
+            return NEVER
+        attempt = self._live[0]
+        return max(attempt.heard_at, attempt.started_at, self._comforted_at) + plan.keepalive_s
+
+    def _comfort(self, now: float) -> Actions:
+        self._comforted_at = now
+        if self._committed or self._early:
+            return COMFORT
+        self._early = True
+        self.record.opened_at = now
+        return (OpenEarly(), *COMFORT)
+
     # -- ends -----------------------------------------------------------------------------------------------------------------
 
     def _commit(self, now: float, attempt: Attempt) -> Actions:
+        self._held, self._held_until = None, NEVER
         self._committed = True
-        self.record.opened_at = now
+        self._streams = attempt.streaming
+        if not self._early:
+            self.record.opened_at = now
         self.record.winner = attempt
         return (Open(attempt), Commit(attempt))
 
+    def _no_stream(self, now: float, attempt: Attempt) -> Actions:
+        """What the client was promised is a stream, and this answer is none: good in itself, so nobody's failure."""
+        verdict = Verdict(Fault.SERVER_ERROR, code="no_stream", ambiguous=True, retry_same=False, scope=Scope.NOBODY)
+        return (Cancel(attempt), *self.failed(now, attempt, verdict))
+
     def _end_attempt(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
-        self._live = None
+        self._live.remove(attempt)
         attempt.ended_at = now
         attempt.code = verdict.code
         self.ended_attempts.append(attempt)
@@ -402,61 +438,50 @@ class Exchange:
             attempt.settle(now, None)
             return
         attempt.verdict = fault.value
-        self._stop_proving(attempt)
-        attempt.settle(now, self._blamed(attempt, fault, verdict.scope))
+        self._lessons.stop_proving(attempt)
+        attempt.settle(now, self._lessons.blamed(now, attempt, fault, verdict.scope))
 
-    def _stop_proving(self, attempt: Attempt) -> None:
-        """A probe of a key ended; what it says about the key, if anything, is learned afterwards."""
-        if attempt.proving:
-            credential = self._placement.credential_state(attempt.place, attempt.credential)
-            if credential is not None:
-                credential.let_go(attempt.model, attempt.proving)
+    def _give_up(self, now: float, stuck: Stuck) -> Actions:
+        """Nothing more can be tried: the client gets the most informative failure, or a refusal if nobody was asked."""
+        last, ending, reason = self._last_words().give_up(stuck)
+        self._over(now, ending, reason)
+        if self._early:
+            self.record.stream_broken = True
+            return (Break(reason.value, "No provider could serve this request."),)
+        if not isinstance(last, Refuse):
+            self.record.winner = last.attempt
+        return (last,)
 
-    def _blamed(self, attempt: Attempt, fault: Fault, scope: Scope) -> Scope:
-        """Return whose failure this is, as far as it may be counted (law 11)."""
-        if attempt.uploading and fault is Fault.STALLED:
-            # The client's upload stopped, as far as we can see.
-            return Scope.NOBODY
-        if scope is Scope.TARGET or scope is Scope.PROVIDER:
-            bearer = attempt.place.state if scope is Scope.TARGET else attempt.place.provider
-            if self._counted is None:
-                self._counted = set()
-            if bearer in self._counted:
-                return Scope.NOBODY
-            self._counted.add(bearer)
-        return scope
+    def _last_words(self) -> Farewell:
+        if self._farewell is None:
+            self._farewell = Farewell(self._chance, already_retried=self._ask.already_retried)
+        return self._farewell
 
     def _abandon(self, now: float, ending: Ending, refusal: Refuse) -> Actions:
         """End at once, whatever is under way."""
         if self.done:
             return NOTHING
-        live = self._live
         actions = self._cancel_live(now)
-        if not self._committed:
+        if not self._committed and not self._early:
             self._over(now, ending, refusal.reason)
             return (*actions, refusal)
-        self.record.stream_broken = live is not None and live.streaming
+        self.record.stream_broken = self._streams or self._early
         self._over(now, Ending.FAILED, refusal.reason)
         return (*actions, Break(refusal.reason.value, refusal.message))
 
     def _cancel_live(self, now: float, *, gave_up: bool = False) -> Actions:
         """Let go of whoever is asked. `gave_up`: because the client did, which is nobody's failure unless others did so too."""
-        attempt = self._live
-        if attempt is None:
-            return NOTHING
-        self._live = None
+        actions: list[Action] = []
+        for attempt in tuple(self._live):
+            actions += self._cancel(now, attempt, self._lessons.given_up(now, attempt) if gave_up else Scope.NOBODY)
+        return actions
+
+    def _cancel(self, now: float, attempt: Attempt, scope: Scope) -> Actions:
+        self._live.remove(attempt)
         attempt.ended_at = now
         attempt.verdict = "cancelled"
-        self._stop_proving(attempt)
-        silent = gave_up and attempt.sent_at and not attempt.head_at and not attempt.uploading
-        hangs = silent and attempt.place.state.silence.gave_up(
-            now,
-            self._ask.client,
-            sent_at=attempt.sent_at,
-            lived_at=attempt.place.state.breaker.lived_at,
-            stream=self._ask.stream,
-        )
-        attempt.settle(now, self._blamed(attempt, Fault.TIMEOUT, Scope.TARGET) if hangs else Scope.NOBODY)
+        self._lessons.stop_proving(attempt)
+        attempt.settle(now, scope)
         self.ended_attempts.append(attempt)
         return (Cancel(attempt),)
 
@@ -466,9 +491,3 @@ class Exchange:
         self.record.ended_at = now
         self.record.ending = ending
         self.record.reason = reason
-
-
-def _fault(verdict: Verdict) -> Fault:
-    if verdict.fault is None:
-        raise AssertionError("a good answer is no failure")
-    return verdict.fault

@@ -14,6 +14,7 @@ A key that was refused or is at its limit says nothing about the target's next k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.core.attempt import NEVER, Ask, Place
@@ -146,6 +147,27 @@ class Placement:
                 held_back.append((place, key))
         return self._without_alternative(now, held_back, parked)
 
+    def hedge(self, now: float, live: Sequence[Place]) -> Go | None:
+        """Return another place for a second attempt beside those under way; in another failure domain, if there is one.
+
+        Of the same dialect and model, unless its operator has marked it: a hedge must not change what the client gets.
+        """
+        slow = live[0].target.provider
+        found: Go | None = None
+        for place in self._ask.candidates:
+            if place in live or not self._eligible(place) or (self._tried is not None and place in self._tried):
+                continue
+            alike = place.target.provider.dialect == slow.dialect and place.model == live[0].model
+            key, usable_at = self.credential(place, now)
+            if usable_at > now or not (alike or place.target.hedge):
+                continue
+            share = place.share(now)
+            if share >= 1.0 or (share > 0.0 and self._chance.random() < share):
+                if place.target.provider.domain != slow.domain:
+                    return Go(place, Kind.HEDGE, key)
+                found = found or Go(place, Kind.HEDGE, key)
+        return found
+
     def credential(self, place: Place, now: float) -> tuple[str | None, float]:
         """Return the key to use (None: the client's own or none) and from when it may be used (0 or past: now)."""
         if self._ask.foreign_key is not None or not place.target.provider.credentials:
@@ -175,21 +197,22 @@ class Placement:
     def ready(self, wait: Wait, now: float) -> Go | None:
         """Return the way to a place that was waited for, if it can be used now; others may have changed its state meanwhile."""
         key, usable_at = self.credential(wait.place, now)
-        if usable_at <= now and (wait.against_breaker or wait.place.share(now) > 0.0):
+        asked = self._tried.get(wait.place) if self._tried is not None else None
+        # Another key than the one waited for may have come free first, and this client may not be tried with it again.
+        spent = self._ask.already_retried and asked is not None and not _about_another_key(asked, key)
+        if usable_at <= now and not spent and (wait.against_breaker or wait.place.share(now) > 0.0):
             return Go(wait.place, wait.kind, key)
         return None
 
-    def alternative(self, place: Place, now: float) -> bool:
-        """Whether another target, not tried yet, could serve now."""
+    def untried(self, place: Place, now: float) -> Go | None:
+        """Return the way to another target, not tried yet, that could serve now."""
         tried = self._tried or ()
-        return any(
-            other is not place
-            and other not in tried
-            and self._eligible(other)
-            and self.credential(other, now)[1] <= now
-            and other.share(now) > 0.0
-            for other in self._ask.candidates
-        )
+        for other in self._ask.candidates:
+            if other is not place and other not in tried and self._eligible(other) and other.share(now) > 0.0:
+                key, usable_at = self.credential(other, now)
+                if usable_at <= now:
+                    return Go(other, self._kind(other), key)
+        return None
 
     # -- the cases ------------------------------------------------------------------------------------------------------------
 
@@ -224,11 +247,15 @@ class Placement:
         self, now: float, held_back: list[tuple[Place, str | None]], parked: list[tuple[float, Place, str | None]]
     ) -> Go | Wait | Stuck:
         stuck = Stuck(Reason.ATTEMPTS_EXHAUSTED if self._tried else Reason.NO_TARGET)
-        for usable_at, place, _ in sorted(parked, key=lambda entry: entry[0]):
+        for usable_at, place, key in sorted(parked, key=lambda entry: entry[0]):
             wait_s = max(0.0, usable_at - now)
-            if not self._fits(now, wait_s, place):
-                stuck = Stuck(self._why_parked(place, now), wait_s)
-                break
+            state = self.credential_state(place, key)
+            # A limit passes with time; whether a refused key will be good again, nobody knows.
+            benched = state is not None and state.benched(now, place.model)
+            if benched or not self._fits(now, wait_s, place):
+                if stuck.reason is not Reason.RATE_LIMITED:
+                    stuck = Stuck(self._why_parked(place, now), wait_s)
+                continue
             if self._paid(now, place):
                 return self._wait_for(now, place, usable_at)
             stuck = Stuck(Reason.RETRY_BUDGET, wait_s)
@@ -262,7 +289,11 @@ class Placement:
                 persistent_s = self._failed_at + self._chance.uniform(*PERSISTENCE_S) - now
                 if now + persistent_s < self._ask.deadline_at:
                     wait_s = max(wait_s, persistent_s)
-            if now + wait_s >= self._ask.deadline_at:
+            left_s = self._ask.deadline_at - now
+            if wait_s >= left_s and verdict.delay is None and not parked_s:
+                # Nobody asked for that much: rather sooner than not at all.
+                wait_s = left_s / 2
+            if wait_s >= left_s:
                 stuck = Stuck(Reason.DEADLINE, verdict.delay)
             elif against_breaker and _hopeless(place, now):
                 stuck = Stuck(Reason.BREAKERS_OPEN, place.reopens_in(now))

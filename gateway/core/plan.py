@@ -64,6 +64,15 @@ class BackoffPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """A limit that follows a target's own history: a quantile of it, times a factor, and never below the floor."""
+
+    quantile: float = 0.99
+    factor: float = 3.0
+    floor_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """Limits of one attempt, in seconds."""
 
@@ -75,6 +84,56 @@ class Timeouts:
     """From send to the end of a non-streamed answer; one that flows unheld is bound by `stall_s` once it began."""
     max_stream_s: float = 3600.0
     """From send to the end of a stream."""
+    learned_first_token: Learned | None = None
+    """Takes the place of `first_token_s` once enough is known of the target."""
+    learned_answer: Learned | None = None
+    """Takes the place of `answer_s` likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class HedgePlan:
+    """When a second attempt is started beside one that is slow to show content."""
+
+    after_s: float | None = None
+    """A fixed time; None: the `quantile` of the target's own history."""
+    quantile: float = 0.95
+    floor_s: float = 0.3
+    """Never sooner than this."""
+    budget: float = 0.05
+    """Hedges per request of the route."""
+    max: int = 1
+    """Hedges per exchange."""
+    non_stream: bool = False
+    """Also where the answer is no stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """How streams are delivered."""
+
+    hold_s: float = 0.0
+    """How long the first content is held back, so that an early break can be mended unseen; infinite: until the answer is whole."""
+    resume: bool = False
+    """Continue a stream that broke after its commit by another request."""
+    keepalive_s: float = float("inf")
+    """Silence after which a committed stream gets a comment; infinite: never."""
+    early_keepalive_s: float = float("inf")
+    """The same before the commit, which fixes the status: later errors are in-band ones. Infinite: never."""
+
+
+class Prefill(StrEnum):
+    """How a target takes the beginning of its answer, as its operator declares."""
+
+    NONE = "none"
+    """It does not: it is asked the same again, and what the client already has is dropped where it comes out the same."""
+    PLAIN = "plain"
+    """As a last message of the assistant, without more."""
+    PREFIX = "prefix"
+    """With `"prefix": true` on that message: DeepSeek's beta addresses."""
+    PREFIX_ECHOED = "prefix_echoed"
+    """The same, and the answer repeats the beginning: Mistral."""
+    CONTINUE_FINAL = "continue_final"
+    """With `add_generation_prompt: false` and `continue_final_message: true` beside the messages: vLLM, SGLang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +147,17 @@ class Policy:
     """Upstream requests per exchange, of any kind."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     backoff: BackoffPlan = field(default_factory=BackoffPlan)
+    hedge: HedgePlan | None = None
+    stream: StreamPlan = field(default_factory=StreamPlan)
     rate_limit_wait_s: float = 3.0
     """How long to wait for a preferred target that is at its limit, before using the next; 0 = never."""
     failover_content_policy: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether the times of targets must be known: something is learned from them."""
+        limits = self.timeouts
+        return self.hedge is not None or limits.learned_first_token is not None or limits.learned_answer is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +194,8 @@ class ProviderPlan:
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     queue_wait_s: float = 10.0
     """All waiting of one exchange for this provider's limits together, at most."""
+    dialect: str = "openai"
+    """Its wire format's name: targets of one dialect can stand in for each other in a race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +206,9 @@ class Target:
     model: str | None = None
     only_for: frozenset[Fault] = frozenset()
     """Tried only after one of these faults; empty: an ordinary target."""
+    hedge: bool = False
+    """May stand in for another target in a hedge though its dialect or model is another."""
+    prefill: Prefill = Prefill.NONE
 
 
 @dataclass(frozen=True, slots=True)

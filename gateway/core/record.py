@@ -94,6 +94,8 @@ class ExchangeRecord:
         "ended_at",
         "ending",
         "family",
+        "hedge_skipped",
+        "hold_overflowed",
         "method",
         "model",
         "model_label",
@@ -108,6 +110,7 @@ class ExchangeRecord:
         "stream",
         "stream_broken",
         "usage",
+        "usage_partial",
         "winner",
     )
 
@@ -138,12 +141,18 @@ class ExchangeRecord:
         self.saved_by: Kind | None = None
         """Kind of the winning attempt, where the first one was not `ok` and the client got a whole, good answer."""
         self.status = 0
+        self.hedge_skipped = ""
+        """Why a hedge that was due was not sent: `no_target` or `no_budget`."""
+        self.hold_overflowed = False
+        """More was held back than may be, and the rest delivered as it came."""
         self.stream_broken = False
         """A stream broke after its commit."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.usage: tuple[int, int] | None = None
         """(input tokens, output tokens) as reported by the provider; None where it reported none."""
+        self.usage_partial = False
+        """One of several providers of a resumed stream reported none, so that more was used than `usage` says."""
 
 
 def trail(attempts: list[AttemptRecord], now: float) -> str:

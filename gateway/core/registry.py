@@ -14,6 +14,8 @@ from functools import partial
 from gateway.core.breaker import Breaker, State
 from gateway.core.budget import Budget
 from gateway.core.credentials import CredentialState
+from gateway.core.hedge import HedgeBudget
+from gateway.core.latency import Latency
 from gateway.core.plan import Family, ProviderPlan
 from gateway.core.suspicion import Rejections, Silence
 
@@ -27,7 +29,7 @@ Moved = Callable[[str, str, str, State], None]
 class TargetState:
     """What is known of one target for one family."""
 
-    __slots__ = ("breaker", "family", "label", "model", "provider", "rejections", "silence")
+    __slots__ = ("breaker", "family", "label", "latency", "model", "prefill_refused", "provider", "rejections", "silence")
 
     def __init__(self, provider: str, model: str, label: str, family: Family, breaker: Breaker) -> None:
         self.provider = provider
@@ -36,6 +38,9 @@ class TargetState:
         """The model's name for metrics: `*` where no route lists it."""
         self.family = family
         self.breaker = breaker
+        self.prefill_refused = False
+        """It did not take the beginning of an answer, whatever its operator declared."""
+        self.latency = Latency()
         self.rejections = Rejections()
         self.silence = Silence()
 
@@ -90,7 +95,7 @@ class ProviderState:
 class Registry:
     """All live state of one process."""
 
-    __slots__ = ("_moved", "_targets", "_uniform", "providers")
+    __slots__ = ("_hedges", "_moved", "_targets", "_uniform", "providers")
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class Registry:
         self._moved = moved
         self.providers: dict[str, ProviderState] = {}
         self._targets: dict[tuple[str, str, Family], TargetState] = {}
+        self._hedges: dict[str, HedgeBudget] = {}
 
     def adopt(self, plans: Iterable[ProviderPlan], now: float) -> None:
         """Make the state fit a new snapshot: keep what stays, add what is new, forget what is gone."""
@@ -132,6 +138,10 @@ class Registry:
         state.label = label
         return state
 
+    def hedges(self, route: str) -> HedgeBudget:
+        """Return what this route may spend on hedges; kept across reloads by the route's name."""
+        return self._hedges.setdefault(route, HedgeBudget())
+
     def targets(self) -> Iterator[TargetState]:
         """Return every target state there is."""
         return iter(self._targets.values())
@@ -159,7 +169,8 @@ class Registry:
             return
         breaker = provider.breaker
         for other in self._targets.values():
-            if other.provider == opened.provider and other is not opened and other.breaker.state is State.OPEN:
+            # One model in two families is one target: it may fail alone.
+            if other.provider == opened.provider and other.model != opened.model and other.breaker.state is State.OPEN:
                 since = min(opened.breaker.failing_since, other.breaker.failing_since)
                 if breaker.lived_at < since:
                     breaker.trip(opened.breaker.opened_at)

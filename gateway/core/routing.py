@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 
 from gateway.core.attempt import Place
-from gateway.core.plan import Family, Policy, ProviderPlan, Route, Target
+from gateway.core.hedge import HedgeBudget
+from gateway.core.plan import INFERENCE, Family, Policy, ProviderPlan, Route, Target
 from gateway.core.registry import Registry
 
 MAX_REMEMBERED = 4096
@@ -24,10 +25,12 @@ ANY_MODEL = "*"
 class Choice:
     """Where a request may go: the route's name, its policy and its places in order of preference."""
 
-    __slots__ = ("places", "policy", "route")
+    __slots__ = ("hedges", "places", "policy", "route")
 
-    def __init__(self, route: str, policy: Policy, places: Sequence[Place]) -> None:
+    def __init__(self, route: str, policy: Policy, places: Sequence[Place], hedges: HedgeBudget | None = None) -> None:
         self.route = route
+        self.hedges = hedges
+        """What the route may spend on hedges; None where it has none."""
         self.policy = policy
         self.places = places
 
@@ -63,7 +66,8 @@ class Router:
             if models is not None and (model is None or models.match(model) is None):
                 continue
             if (paths is None or paths.match(api)) and (route.clients is None or client in route.clients):
-                choice = Choice(route.name, route.policy, self._places(route.targets, family, model))
+                hedges = self._registry.hedges(route.name) if route.policy.hedge is not None and family in INFERENCE else None
+                choice = Choice(route.name, route.policy, self._places(route.targets, family, model), hedges)
                 break
         if len(api) <= LONGEST_REMEMBERED:
             if len(self._remembered) >= MAX_REMEMBERED:

@@ -12,15 +12,17 @@ Nobody's fault in a single exchange, a provider's when many of them agree:
 from __future__ import annotations
 
 WINDOW_S = 60.0
-"""How far back "now" reaches for the rate of 400s."""
+"""How far back "now" reaches for the rate of 400s, at least; with little traffic, as far as it takes to see `MIN_USUAL` answers."""
+LONGEST_WINDOW_S = 900.0
 COMMON = 0.3
 """From this share of all answers on, 400s are common. The outage this was learned from had about a third."""
 RARE = 0.05
 """Up to this share they are what clients do."""
 MIN_COMMON = 5
 MIN_USUAL = 20
-"""So many 400s now, and so many answers before, are needed to tell."""
-WITNESSES = 2
+"""So many 400s now, without those of the client that got most of them, and so many answers before, are needed to tell."""
+MAX_CLIENTS = 64
+"""Clients told apart; beyond, they count as one."""
 USUAL_CAP = 1000.0
 """What was usual is remembered by about so many answers: older ones fade."""
 
@@ -41,24 +43,26 @@ class Rejections:
         """Good answers since the window began; counted up by whoever hears of one."""
         self._rejected = 0
         self._since = 0.0
-        self._clients: set[str] = set()
+        self._clients: dict[str, int] = {}
+        """How often it was said to each."""
         self._usual_answers = 0.0
         self._usual_rejected = 0.0
 
     def rejected(self, now: float, client: str) -> None:
         """Count a 400 to this client."""
-        if now - self._since >= WINDOW_S:
+        lasted_s = now - self._since
+        if lasted_s >= LONGEST_WINDOW_S or (lasted_s >= WINDOW_S and self._rejected + self.served >= MIN_USUAL):
             self._turn(now)
         self._rejected += 1
-        if len(self._clients) < WITNESSES:
-            self._clients.add(client)
+        if client not in self._clients and len(self._clients) >= MAX_CLIENTS:
+            client = ""
+        self._clients[client] = self._clients.get(client, 0) + 1
 
     @property
     def suspect(self) -> bool:
         """Whether 400s have jumped from rare to common, for clients that have nothing to do with each other."""
         return (
-            self._rejected >= MIN_COMMON
-            and len(self._clients) >= WITNESSES
+            self._rejected - max(self._clients.values(), default=0) >= MIN_COMMON
             and self._rejected >= COMMON * (self._rejected + self.served)
             and self._usual_answers >= MIN_USUAL
             and self._usual_rejected <= RARE * self._usual_answers
@@ -79,10 +83,21 @@ class Rejections:
             self._clients.clear()
             self._rejected = 0
         else:
-            # Half of it, so that the suspicion needs new food and ends by itself.
-            self._rejected //= 2
+            self._fade()
         self.served = 0
         self._since = now
+
+    def _fade(self) -> None:
+        """Forget half of it, so that the suspicion needs new food and ends by itself; the latest clients are remembered best."""
+        left = self._rejected // 2
+        kept: dict[str, int] = {}
+        for client, count in reversed(self._clients.items()):
+            share = min((count + 1) // 2, left)
+            if share:
+                kept[client] = share
+                left -= share
+        self._clients = kept
+        self._rejected = sum(kept.values())
 
 
 class Silence:

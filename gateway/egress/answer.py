@@ -23,7 +23,7 @@ from gateway.core.plan import INFERENCE, Family
 from gateway.core.sse import EventSplitter, data_of, events
 from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
 from gateway.dialects.base import Part, StreamReader
-from gateway.egress.heads import CREDENTIALS, keys_of, masked
+from gateway.egress.heads import keys_of, masked
 from gateway.egress.surroundings import Surroundings
 from gateway.egress.upstream import Call
 
@@ -52,6 +52,10 @@ class Reports(Protocol):
         """Committed bytes for the client."""
         ...
 
+    def overflowed(self, answer: Answer) -> None:
+        """A stream that is held back has outgrown what may be held."""
+        ...
+
     def finished(self, answer: Answer) -> None: ...
 
     def failed(self, answer: Answer, verdict: Verdict) -> None:
@@ -78,6 +82,7 @@ class Answer:
         "_holding",
         "_linger",
         "_over",
+        "_own_account",
         "_provider",
         "_size",
         "_splitter",
@@ -102,12 +107,16 @@ class Answer:
         provider: Provider,
         family: Family,
         surroundings: Surroundings,
+        *,
+        own_account: bool,
     ) -> None:
         self._driver = driver
         self._clock = surroundings.clock
         self._surroundings = surroundings
         self._family = family
         self._provider = provider
+        self._own_account = own_account
+        """Whatever key was sent, or none: it was not the client's."""
         self._over = False
         self._take: Callable[[bytes], None] = self._collect
         self._collecting = False
@@ -176,7 +185,13 @@ class Answer:
         """Hand over what was held; from now on bytes flow."""
         held, self.held = self.held, []
         self.committed = True
+        if self.reader is not None and not self._over:
+            self._take = self._events
         return held
+
+    def between_events(self) -> bool:
+        """Whether an event of our own can stand after what was relayed last."""
+        return self.reader is not None and self._splitter is not None and self._splitter.aligned and not self._over
 
     def mid_event(self) -> bool:
         """Whether a part of an event too long to be held is out, so that no further event can follow it; for the end only."""
@@ -278,14 +293,40 @@ class Answer:
             self.held.append(event)
             self._size += len(event)
             if part is not Part.LIFE or self._size > PRELUDE_BYTES:
-                self._take = self._events
+                self._take = self._hold_events
                 self._driver.content(self)
-                rest = b"".join(pieces[index + 1 :])
+                rest = pieces[index + 1 :]
                 if part is Part.END:
                     self._finish()
+                elif not self.committed:
+                    self._hold_back(rest)
                 elif rest:
-                    self._last_events(rest, self.reader.skim(rest))
+                    block = b"".join(rest)
+                    self._last_events(block, self.reader.skim(block))
                 return
+
+    def _hold_events(self, chunk: bytes) -> None:
+        """Keep what comes after the first content, where the policy holds streams back; the commit ends it."""
+        assert self._splitter is not None  # noqa: S101 - set with the mode
+        block = self._splitter.feed(chunk)
+        if block:
+            self._hold_back(events(block))
+
+    def _hold_back(self, pieces: list[bytes]) -> None:
+        assert self._splitter is not None  # noqa: S101 - set with the mode
+        assert self.reader is not None  # noqa: S101 - set with the mode
+        for event in pieces:
+            part = self.reader.read(event)
+            if part is Part.ERROR or part is Part.BROKEN:
+                self._break(part, self.reader)
+                return
+            self.held.append(event)
+            self._size += len(event)
+            if part is Part.END:
+                self._finish()
+                return
+        if self._size > HOLD_BYTES or not self._splitter.aligned:
+            self._driver.overflowed(self)
 
     def _events(self, chunk: bytes) -> None:
         """Relay events after the commit: the hot path of every stream."""
@@ -386,8 +427,7 @@ class Answer:
         provider = self._provider
         secrets = keys_of(provider)
         outcome.body = masked(outcome.body, secrets)
-        # A key among the configured headers is ours as well.
-        own_key = self.attempt.credential is not None or any(lower in CREDENTIALS for lower, _, _ in provider.headers)
+        own_key = self._own_account or self.attempt.credential is not None
         return self.dialect.classify(outcome, own_key=own_key, now_unix=self._surroundings.unix(), errors=provider.errors)
 
     def _break(self, part: Part, reader: StreamReader) -> None:
@@ -416,6 +456,9 @@ class Answer:
         self._take = _drop
 
     def _finish(self) -> None:
+        if self._over:
+            # Let go of while it was being relayed.
+            return
         self._end()
         if self.reader is not None:
             self.usage = self.reader.usage
@@ -424,6 +467,8 @@ class Answer:
         self._driver.finished(self)
 
     def _fail(self, verdict: Verdict) -> None:
+        if self._over:
+            return
         self._end()
         self._driver.failed(self, verdict)
 

@@ -10,45 +10,23 @@ import sys
 from asyncio import TimerHandle
 from collections.abc import Callable
 
-from gateway.config.snapshot import Provider, Snapshot
-from gateway.core.actions import Actions, Break, Cancel, Commit, Open, Refuse, Relay, Send
+from gateway.config.snapshot import Snapshot
+from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Open, OpenEarly, Refuse, Relay, Send
 from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
-from gateway.core.message import Header, RequestHead, ResponseHead
-from gateway.core.plan import INFERENCE
-from gateway.core.verdicts import Verdict
-from gateway.dialects.base import Inbound
-from gateway.dialects.body import BodyFacts, insert_model, replace_model
+from gateway.core.message import ResponseHead
+from gateway.core.verdicts import Fault, Verdict
 from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
-from gateway.egress.body import RequestBody
-from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, keys_of, masked, upstream_head
+from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, holds_key, keys_of, masked
+from gateway.egress.request import Request
+from gateway.egress.resumption import Resumption
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 
-
-class Request:
-    """A client's request, read: what to forward and what was understood of it."""
-
-    __slots__ = ("body", "facts", "foreign", "head", "inbound")
-
-    def __init__(
-        self,
-        head: RequestHead,
-        inbound: Inbound,
-        body: RequestBody,
-        facts: BodyFacts | None,
-        *,
-        foreign: bool,
-    ) -> None:
-        self.head = head
-        self.inbound = inbound
-        self.body = body
-        self.facts = facts
-        """What the body said; None where no body was read for it."""
-        self.foreign = foreign
-        """The client's own key and account headers go upstream."""
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which event streams allow anywhere between events and readers ignore (WHATWG HTML, section 9.2.6)."""
 
 
 class Driver:
@@ -59,10 +37,13 @@ class Driver:
         "_answered",
         "_answers",
         "_client_blocked",
+        "_early",
         "_exchange",
         "_family",
         "_on_end",
         "_request",
+        "_resumption",
+        "_rivals",
         "_sink",
         "_snapshot",
         "_surroundings",
@@ -86,7 +67,13 @@ class Driver:
         self._sink = sink
         self._on_end: Callable[[Driver], None] | None = on_end
         self._answer: Answer | None = None
-        """The attempt under way, or the one the client is getting."""
+        """The attempt under way that was sent last, or the one the client is getting."""
+        self._rivals: list[Answer] = []
+        """Others under way beside it, while a hedge runs."""
+        self._resumption: Resumption | None = None
+        """Of a committed stream that may be resumed."""
+        self._early = False
+        """The head of an event stream is out, before any answer."""
         self._answers: dict[Attempt, Answer] = {}
         """Failed ones that may yet be the client's answer."""
         self._answered = False
@@ -184,23 +171,54 @@ class Driver:
         self._perform(self._exchange.content(self._surroundings.clock(), answer.attempt))
 
     def flow(self, chunk: bytes) -> None:
+        if self._resumption is not None:
+            chunk = self._followed(self._resumption, chunk)
+            if not chunk:
+                return
         self._exchange.record.bytes_out += len(chunk)
         self._sink.write(chunk)
 
+    def _followed(self, resumption: Resumption, events: bytes) -> bytes:
+        """Return what of a committed stream's events the client gets; none where this stream turns out not to continue it."""
+        followed = resumption.relay(events)
+        answer = self._answer
+        if followed is not None or answer is None:
+            return followed or b""
+        answer.cancel()
+        verdict = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True)
+        self._broke(answer, verdict)
+        return b""
+
+    def overflowed(self, answer: Answer) -> None:
+        self._perform(self._exchange.overflowed(self._surroundings.clock(), answer.attempt))
+
     def finished(self, answer: Answer) -> None:
-        record = self._exchange.record
+        record, resumption = self._exchange.record, self._resumption
         record.usage = answer.usage
+        if resumption is not None:
+            if not resumption.whole:
+                self._broke(answer, Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True))
+                return
+            record.usage = resumption.usage or record.usage
+            record.usage_partial = not resumption.usage_complete
         self._perform(self._exchange.finished(self._surroundings.clock(), answer.attempt))
 
     def failed(self, answer: Answer, verdict: Verdict) -> None:
         self._request.body.detach()
         self._exchange.intact = self._request.body.intact
         now = self._surroundings.clock()
+        if answer in self._rivals:
+            self._rivals.remove(answer)
         if answer.committed:
-            self._perform(self._exchange.broke(now, answer.attempt, verdict))
+            self._broke(answer, verdict)
         else:
             self._answers[answer.attempt] = answer
             self._perform(self._exchange.failed(now, answer.attempt, verdict))
+
+    def _broke(self, answer: Answer, verdict: Verdict) -> None:
+        resumption = self._resumption
+        self._exchange.resumable = resumption is not None and resumption.possible and not answer.mid_event()
+        self._perform(self._exchange.broke(self._surroundings.clock(), answer.attempt, verdict))
 
     def upload_blocked(self) -> None:
         self._request.body.blocked()
@@ -226,6 +244,10 @@ class Driver:
                 self._refuse(action)
             elif isinstance(action, Break):
                 self._break(action)
+            elif isinstance(action, Comfort):
+                self._comfort()
+            elif isinstance(action, OpenEarly):
+                self._open_early()
             else:
                 self._finish()
         exchange = self._exchange
@@ -240,31 +262,19 @@ class Driver:
         request, surroundings = self._request, self._surroundings
         body = request.body
         provider = self._snapshot.providers[attempt.provider]
-        chunks, grown = self._body_for(attempt, provider)
-        chunked = False
-        if body.complete:
-            length: int | None = body.size + grown if request.head.content_length is not None or body.size or grown else -1
-        elif request.head.content_length is not None:
-            length = request.head.content_length + grown
-        else:
-            length, chunked = None, True
-        head = upstream_head(
-            request.head,
-            target=provider.dialect.target(
-                request.inbound,
-                base_path=provider.base_path,
-                api_version=provider.api_version,
-                model=attempt.model or None,
-            ),
-            authority=provider.origin.authority,
-            extra=_extra(provider, attempt.credential),
-            via=surroundings.via,
-            own_account=not request.foreign,
-            identity=self._family in INFERENCE,
-            length=length,
-        )
-        answer = Answer(self, attempt, provider, self._family, surroundings)
+        asks_usage = provider.stream_usage and self._exchange.resumes and self._exchange.record.stream
+        chunks, grown = request.body_for(attempt, provider, asks_usage=asks_usage)
+        if self._resumption is not None:
+            whole = b"".join(chunks)
+            chunks = [self._resumption.begin(attempt, whole)]
+            grown += len(chunks[0]) - len(whole)
+        head, chunked = request.head_for(attempt, provider, grown, surroundings.via)
+        # A key among the configured headers is ours as well; and clients who authenticate send none of theirs.
+        own_account = self._snapshot.clients is not None or (bool(provider.headers) and holds_key(provider.headers))
+        answer = Answer(self, attempt, provider, self._family, surroundings, own_account=own_account)
         attempt.uploading = not body.complete
+        if self._answer is not None and not self._answer.attempt.ended_at:
+            self._rivals.append(self._answer)
         self._answer = answer
         call = answer.call = surroundings.upstream.call(
             provider.origin,
@@ -281,35 +291,29 @@ class Driver:
             body.attach(call)
             self._exchange.intact = body.intact
 
-    def _body_for(self, attempt: Attempt, provider: Provider) -> tuple[list[bytes], int]:
-        """Return the body to send, with the model's name as this target knows it, and by how many bytes it grew."""
-        request = self._request
-        chunks, facts = request.body.chunks, request.facts
-        if facts is None or facts.model == attempt.model or not attempt.model:
-            return list(chunks), 0
-        if facts.model is None and self._family not in INFERENCE:
-            # Nobody knows whether this endpoint has models at all.
-            return list(chunks), 0
-        if provider.dialect.model_in_path(request.inbound, api_version=provider.api_version):
-            return list(chunks), 0
-        whole = b"".join(chunks)
-        if facts.model_span is not None:
-            edited = replace_model(whole, facts.model_span, attempt.model)
-        else:
-            edited = insert_model(whole, attempt.model)
-        return [edited], len(edited) - len(whole)
-
     def _cancel(self, attempt: Attempt) -> None:
         answer = self._answer
         if answer is not None and answer.attempt is attempt:
             self._request.body.detach()
             answer.cancel()
+            return
+        for rival in self._rivals:
+            if rival.attempt is attempt:
+                self._rivals.remove(rival)
+                rival.cancel()
+                return
 
     def _open(self, attempt: Attempt) -> None:
         answer, record = self._answer, self._exchange.record
-        assert answer is not None  # noqa: S101 - only an attempt under way is opened
+        if answer is None or answer.attempt is not attempt:
+            # A hedge has lost to the one it was meant to overtake.
+            (answer,) = [rival for rival in self._rivals if rival.attempt is attempt]
+            self._rivals.clear()
+            self._answer = answer
         head = answer.response
         assert head is not None  # noqa: S101 - content comes after a head
+        if self._early:
+            return
         lines, phrase = answer_lines(head, stream=answer.reader is not None), head.phrase
         if head.status >= 300:
             lines, phrase = self._without_keys(attempt, lines, phrase)
@@ -325,8 +329,14 @@ class Driver:
     def _commit(self) -> None:
         answer = self._answer
         assert answer is not None  # noqa: S101 - only an attempt under way is committed
+        if self._resumption is None and answer.reader is not None and self._exchange.resumes and self._request.body.intact:
+            asked = any(provider.stream_usage for provider in self._snapshot.providers.values())
+            self._resumption = Resumption.of(self._family, b"".join(self._request.body.chunks), asked=asked)
         for chunk in answer.commit():
             self.flow(chunk)
+            if self._answer is not answer or self._answered:
+                # It did not continue what went before.
+                return
         if self._client_blocked and answer.call is not None:
             answer.call.pause()
 
@@ -369,10 +379,32 @@ class Driver:
         self._answered = True
         self._sink.end()
 
+    def _open_early(self) -> None:
+        """Promise a stream: whoever waits between us and the client sees that somebody is there."""
+        self._early = True
+        record = self._exchange.record
+        record.status = 200
+        lines = [b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"]
+        self._write_head(200, b"", lines, None, record.opened_at)
+
+    def _comfort(self) -> None:
+        """Send a comment, where one can stand; a client that is behind has enough to read."""
+        answer = self._answer
+        committed = answer is not None and answer.committed
+        if not self._client_blocked and (not committed or answer.between_events()):  # type: ignore[union-attr]  # committed
+            self.flow(KEEP_ALIVE)
+
     def _break(self, action: Break) -> None:
         answer = self._answer
-        if answer is not None and answer.reader is not None and not answer.mid_event():
-            self.flow(answer.reader.error_event(action.code, action.message))
+        reader = answer.reader if answer is not None and (answer.committed or not self._early) else None
+        if self._early and reader is None:
+            record = self._exchange.record
+            name = record.attempts[-1].provider if record.attempts else next(iter(self._snapshot.providers))
+            self.flow(self._snapshot.providers[name].dialect.stream(self._family).error_event(action.code, action.message))
+            self._answered = True
+            self._sink.end()
+        elif answer is not None and reader is not None and not answer.mid_event():
+            self.flow(reader.error_event(action.code, action.message))
             self._answered = True
             self._sink.end()
         else:
@@ -449,19 +481,7 @@ class Driver:
         self._request.body.release()
         # No cycle is left behind: everything of this exchange is freed here, not by a later collection.
         self._answer = None
+        self._rivals.clear()
         self._answers.clear()
         on_end(self)
         self._surroundings.observer.ended(record)
-
-
-def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:
-    """Return the headers of our own for this provider: its key, and what the configuration adds."""
-    if credential is None or not provider.credentials:
-        return provider.headers
-    for secret in provider.credentials:
-        if secret.id == credential:
-            break
-    else:
-        # A reload changed the keys since this exchange began; its own snapshot still has the one it would have used.
-        secret = provider.credentials[0]
-    return (provider.dialect.authorize(secret.reveal()), *provider.headers)

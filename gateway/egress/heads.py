@@ -154,6 +154,11 @@ SHORTEST_KEY = 16
 """Shorter ones are words such as `none` and `EMPTY`, which a server without keys is given, and which answers may well contain."""
 
 
+def holds_key(headers: Iterable[Header]) -> bool:
+    """Whether one of these headers carries a key."""
+    return any(lower in CREDENTIALS for lower, _, _ in headers)
+
+
 def keys_of(provider: Provider) -> tuple[bytes, ...]:
     """Return our own keys for this provider, wherever the configuration holds them."""
     found = [secret.reveal().encode("utf-8") for secret in provider.credentials]

@@ -50,9 +50,7 @@ def _provider(provider: Provider, live: ProviderState, registry: Registry, now: 
         "region": provider.region,
         "share": live.breaker.shown_share(now),
         "retry_budget": round(live.budget.balance(now), 2),
-        "credentials": [
-            {"id": key, "benched_for_s": round(held.benched_for(now), 1)} for key, held in live.credentials.items()
-        ],
+        "credentials": [{"id": key, "benched_for_s": round(held.benched_for(now), 1)} for key, held in live.credentials.items()],
         "targets": [
             {"model": target.model, "family": target.family.value, "share": target.breaker.shown_share(now)}
             for target in registry.targets()

@@ -37,8 +37,9 @@ from gateway.dialects.errors import refusal_body
 from gateway.dialects.forms import read_multipart
 from gateway.dialects.inbound import body_model_kind, key_in, read_target, without_keys
 from gateway.egress.body import RequestBody
-from gateway.egress.driver import Driver, Request
+from gateway.egress.driver import Driver
 from gateway.egress.heads import advice_lines, gateway_lines
+from gateway.egress.request import Request
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
@@ -304,6 +305,8 @@ class Intake:
             foreign_key=foreign_key,
             already_retried=self._already_retried(),
             client=record.client or foreign_key or self._sink.peer,
+            size=self._body.size,
+            hedges=choice.hedges if choice.hedges is not None and self._may_hedge(choice.policy, facts) else None,
         )
         surroundings = admission.surroundings
         exchange = Exchange(ask, record, admission.chance)
@@ -311,6 +314,21 @@ class Intake:
         request = Request(self._head, inbound, self._body, facts, foreign=foreign_key is not None)
         self._driver = Driver(surroundings, self._snapshot, exchange, request, self._sink, self._ended)
         self._driver.start()
+
+    def _may_hedge(self, policy: Policy, facts: BodyFacts | None) -> bool:
+        """Whether a second attempt may run beside the first.
+
+        That is, if the body is there to be sent twice, no account's state is in play, and the client has not declined.
+        """
+        plan = policy.hedge
+        return (
+            plan is not None
+            and self._body.complete
+            and self._body.intact
+            and not (facts is not None and facts.pins)
+            and (self.record.stream or plan.non_stream)
+            and self._fields.get(b"x-gateway-hedge", b"").strip().lower() != b"off"
+        )
 
     def _unreadable(self, facts: BodyFacts | None) -> bool:
         """Whether a body that may name a model was not read: it is compressed, or its address is one whose bodies are not."""

@@ -1,18 +1,46 @@
 """Small worlds to tell stories in: events go in, actions come out as words.
 
-`World` is a registry with providers and a clock; `Story` is one exchange in it, with the driver's duties done by hand. Chance
-always answers `chance.share` of what could be drawn, so that every expected number can be worked out on paper.
+`World` is a registry with providers and a clock; `Story` is one exchange in it, with the driver's duties done by hand. What happens
+to an attempt happens to the one sent last, unless the event says whose it is (`of="a"`). Chance always answers `chance.share` of what
+could be drawn, so that every expected number can be worked out on paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from gateway.core.actions import Actions, Advice, Break, Cancel, Commit, Finish, Open, Refuse, Relay, Send
+from gateway.core.actions import (
+    Actions,
+    Advice,
+    Break,
+    Cancel,
+    Comfort,
+    Commit,
+    Finish,
+    Open,
+    OpenEarly,
+    Refuse,
+    Relay,
+    Send,
+)
 from gateway.core.attempt import NEVER, Ask, Attempt, Place
 from gateway.core.breaker import Breaker
 from gateway.core.exchange import Exchange
-from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Family, Policy, ProviderPlan, Target, Timeouts
+from gateway.core.hedge import HedgeBudget
+from gateway.core.latency import MIN_SAMPLES, History
+from gateway.core.plan import (
+    BackoffPlan,
+    BreakerPlan,
+    BudgetPlan,
+    Family,
+    HedgePlan,
+    Learned,
+    Policy,
+    ProviderPlan,
+    StreamPlan,
+    Target,
+    Timeouts,
+)
 from gateway.core.record import ExchangeRecord
 from gateway.core.registry import ProviderState, Registry
 from gateway.core.verdicts import Fault, Verdict
@@ -41,9 +69,17 @@ def provider(
     breaker: BreakerPlan | None = None,
     budget: BudgetPlan | None = None,
     queue_wait: float = 10.0,
+    domain: str = "",
+    dialect: str = "openai",
 ) -> ProviderPlan:
     return ProviderPlan(
-        name, name, tuple(keys), breaker=breaker or BreakerPlan(), budget=budget or BudgetPlan(), queue_wait_s=queue_wait
+        name,
+        domain or name,
+        tuple(keys),
+        breaker=breaker or BreakerPlan(),
+        budget=budget or BudgetPlan(),
+        queue_wait_s=queue_wait,
+        dialect=dialect,
     )
 
 
@@ -57,18 +93,29 @@ def policy(
     rate_limit_wait: float = 3.0,
     failover_content_policy: bool = False,
     backoff: BackoffPlan | None = None,
+    hedge: HedgePlan | None = None,
+    learned_first_token: Learned | None = None,
+    learned_answer: Learned | None = None,
+    hold: float = 0.0,
+    keepalive: float = NEVER,
+    early_keepalive: float = NEVER,
 ) -> Policy:
     return Policy(
         attempts=attempts,
-        timeouts=Timeouts(first_token, stall, answer, max_stream),
+        timeouts=Timeouts(first_token, stall, answer, max_stream, learned_first_token, learned_answer),
         backoff=backoff or BackoffPlan(),
+        hedge=hedge,
+        stream=StreamPlan(hold_s=hold, keepalive_s=keepalive, early_keepalive_s=early_keepalive),
         rate_limit_wait_s=rate_limit_wait,
         failover_content_policy=failover_content_policy,
     )
 
 
 class World:
-    """Providers with live state, and a clock. A target is written `a`, or `a/model`, or `a/model?fault` (tried only for it)."""
+    """Providers with live state, and a clock.
+
+    A target is written `a`, or `a/model`, or `a/model?fault` (tried only for it); with a `!` at its end it is marked for hedges.
+    """
 
     def __init__(
         self,
@@ -76,13 +123,26 @@ class World:
         keys: Iterable[str] = ("key-1",),
         breaker: BreakerPlan | None = None,
         queue_wait: float = 10.0,
+        domains: Mapping[str, str] | None = None,
+        dialects: Mapping[str, str] | None = None,
     ) -> None:
         self.now = NOW
         self.chance = Chance()
         self.moves: list[str] = []
         self.registry = Registry(self.chance.uniform, self._moved)
-        names = [target.partition("/")[0].partition("?")[0] for target in targets]
-        self.plans = {name: provider(name, keys=keys, breaker=breaker, queue_wait=queue_wait) for name in names}
+        names = [target.rstrip("!").partition("/")[0].partition("?")[0] for target in targets]
+        domains, dialects = domains or {}, dialects or {}
+        self.plans = {
+            name: provider(
+                name,
+                keys=keys,
+                breaker=breaker,
+                queue_wait=queue_wait,
+                domain=domains.get(name, name),
+                dialect=dialects.get(name, "openai"),
+            )
+            for name in names
+        }
         self.registry.adopt(self.plans.values(), self.now)
         self.targets = targets
 
@@ -116,6 +176,20 @@ class World:
         """Failures counted against a target lately."""
         return self.breaker(name)._window.totals(self.now)[1]
 
+    @property
+    def hedges(self) -> HedgeBudget:
+        """What the route may spend on hedges."""
+        return self.registry.hedges("chat")
+
+    def history(self, name: str = "a", *, size: int = 0, stream: bool = True) -> History:
+        return self.place(name).state.latency.of(size, stream=stream)
+
+    def knows(self, name: str, *seconds: float, times: int = MIN_SAMPLES, size: int = 0, stream: bool = True) -> None:
+        """Have a target show its first content after each of these times to so many others."""
+        for _ in range(times):
+            for each in seconds:
+                self.history(name, size=size, stream=stream).add(self.now, each)
+
     def exchange(self, **settings) -> Story:
         return Story(self, **settings)
 
@@ -126,10 +200,10 @@ class World:
                 breaker.admit(self.now).success(self.now)
 
     def _place(self, text: str, family: Family) -> Place:
-        where, _, faults = text.partition("?")
+        where, _, faults = text.rstrip("!").partition("?")
         name, _, model = where.partition("/")
         only_for = frozenset(Fault(fault) for fault in faults.split(",") if fault)
-        target = Target(self.plans[name], model or None, only_for=only_for)
+        target = Target(self.plans[name], model or None, only_for=only_for, hedge=text.endswith("!"))
         model = model or MODEL
         state = self.registry.target(target.provider, model, model, family)
         return Place(target, model, model, self.registry.providers[name], state)
@@ -153,12 +227,15 @@ class Story:
         foreign_key: str | None = None,
         already_retried: bool = False,
         client: str = "one",
+        size: int = 0,
+        hedged: bool = True,
     ) -> None:
         self.world = world
         self.record = ExchangeRecord("req-1", world.now)
+        policy = policy or Policy()
         ask = Ask(
             route="chat",
-            policy=policy or Policy(),
+            policy=policy,
             candidates=world.places(family),
             family=family,
             stream=stream,
@@ -167,6 +244,8 @@ class Story:
             foreign_key=foreign_key,
             already_retried=already_retried,
             client=client,
+            size=size,
+            hedges=world.hedges if hedged and policy.hedge is not None else None,
         )
         self.machine = Exchange(ask, self.record, world.chance)
         self.advice: Advice | None = None
@@ -177,39 +256,55 @@ class Story:
     def start(self) -> list[str]:
         return self.told(self.machine.start(self.world.now))
 
-    def sent(self, after: float = 0.0) -> Story:
+    def sent(self, after: float = 0.0, *, of: str = "") -> Story:
         self.world.now += after
-        self.machine.sending(self.world.now, self.attempt)
+        self.machine.sending(self.world.now, self.attempt_of(of))
         return self
 
-    def head(self, status: int = 200, *, streaming: bool = False, after: float = 0.0) -> Story:
+    def head(self, status: int = 200, *, streaming: bool = False, after: float = 0.0, of: str = "") -> Story:
         self.world.now += after
-        self.machine.head(self.world.now, self.attempt, status, streaming=streaming)
+        self.machine.head(self.world.now, self.attempt_of(of), status, streaming=streaming)
         return self
 
-    def content(self, after: float = 0.0) -> list[str]:
+    def content(self, after: float = 0.0, *, of: str = "") -> list[str]:
         self.world.now += after
-        return self.told(self.machine.content(self.world.now, self.attempt))
+        return self.told(self.machine.content(self.world.now, self.attempt_of(of)))
 
-    def heard(self, after: float = 0.0) -> None:
+    def begins(self, after: float = 0.0, *, of: str = "", streaming: bool = True) -> list[str]:
+        """The answer's head and its first content come together."""
+        return self.head(streaming=streaming, after=after, of=of).content(of=of)
+
+    def overflowed(self, after: float = 0.0, *, of: str = "") -> list[str]:
+        self.world.now += after
+        return self.told(self.machine.overflowed(self.world.now, self.attempt_of(of)))
+
+    def heard(self, after: float = 0.0, *, of: str = "") -> None:
         """A chunk came: the driver notes it, the machine is not told."""
         self.world.now += after
-        self.attempt.heard_at = self.world.now
+        self.attempt_of(of).heard_at = self.world.now
 
-    def finished(self, after: float = 0.0) -> list[str]:
+    def finished(self, after: float = 0.0, *, of: str = "") -> list[str]:
         self.world.now += after
-        return self.told(self.machine.finished(self.world.now, self.attempt))
+        return self.told(self.machine.finished(self.world.now, self.attempt_of(of)))
 
     def fails(
-        self, fault: str, *, after: float = 0.0, sent: bool = True, answered: bool | None = None, status: int = 0, **verdict
+        self,
+        fault: str,
+        *,
+        after: float = 0.0,
+        sent: bool = True,
+        answered: bool | None = None,
+        status: int = 0,
+        of: str = "",
+        **verdict,
     ) -> list[str]:
         """The attempt fails before its commit; faults that come with an answer are whole answers unless told otherwise."""
         self.world.now += after
-        attempt = self.attempt
+        attempt = self.attempt_of(of)
         if sent and not attempt.sent_at:
             self.machine.sending(self.world.now, attempt)
         if status:
-            self.head(status)
+            self.head(status, of=of)
         attempt.answered = fault not in {"connect", "timeout", "stream_broken"} if answered is None else answered
         return self.told(self.machine.failed(self.world.now, attempt, Verdict(Fault(fault), **verdict)))
 
@@ -236,12 +331,12 @@ class Story:
         self.world.now = max(self.world.now, self.machine.wake_at)
         return self.timer()
 
-    def answers(self, after: float = 0.0) -> list[str]:
+    def answers(self, after: float = 0.0, *, of: str = "") -> list[str]:
         """The attempt goes well from here."""
-        if not self.attempt.sent_at:
-            self.sent()
-        self.head()
-        return self.finished(after)
+        if not self.attempt_of(of).sent_at:
+            self.sent(of=of)
+        self.head(of=of)
+        return self.finished(after, of=of)
 
     # -- what can be seen -----------------------------------------------------------------------------------------------------
 
@@ -250,6 +345,17 @@ class Story:
         attempt = self.machine.record.attempts[-1]
         assert isinstance(attempt, Attempt)
         return attempt
+
+    def attempt_of(self, name: str) -> Attempt:
+        """The last attempt at this target; without a name the last of all."""
+        if not name:
+            return self.attempt
+        (*_, attempt) = (each for each in self.record.attempts if _name(each) == name)
+        return attempt
+
+    @property
+    def under_way(self) -> list[str]:
+        return [_name(attempt) for attempt in self.record.attempts if not attempt.ended_at]
 
     @property
     def waits(self) -> float:
@@ -274,6 +380,10 @@ class Story:
                     words.append(f"cancel {_name(attempt)}")
                 case Open(attempt=attempt):
                     words.append(f"open {_name(attempt)}")
+                case OpenEarly():
+                    words.append("open early")
+                case Comfort():
+                    words.append("comfort")
                 case Commit(attempt=attempt):
                     words.append(f"commit {_name(attempt)}")
                 case Relay(attempt=attempt, advice=advice):
@@ -300,11 +410,15 @@ def _name(attempt: Attempt) -> str:
 
 
 def shut(breaker: Breaker, now: float, *, good: int = 20) -> None:
-    """Open a breaker by failures in a row; `good` results before them keep it from being hopeless, 0 makes it so."""
-    for _ in range(good):
-        breaker.admit(now - 2.0).success(now - 2.0)
+    """Open a breaker by failures in a row. Of the results since then, five are failures and `good` are not: 0 makes it hopeless."""
+    under_way = [breaker.admit(now - 2.0) for _ in range(5 + good)]
+    breaker.admit(now - 2.0).success(now - 2.0)  # so that the row begins here
     for at in (now - 1.5, now - 1.2, now - 1.0, now - 0.5, now):
         breaker.admit(at).dropped(at)
+    for permit in under_way[:good]:
+        permit.success(now)
+    for permit in under_way[good:]:
+        permit.dropped(now)
 
 
 def fail(breaker: Breaker, *times: float) -> None:

@@ -222,7 +222,7 @@ def test_results_under_way_while_open_still_tell_how_hopeless_it_is(breaker):
     assert breaker.failing(100.0) == 0.2
     for permit in under_way:
         permit.dropped(101.0)
-    assert breaker.failing(101.0) > 0.95
+    assert breaker.failing(101.0) == pytest.approx(405 / 425)
     assert breaker.reopens_in(101.0) == pytest.approx(4.0), "and do not keep it open for longer"
 
 
@@ -255,6 +255,23 @@ def test_too_few_results_are_never_hopeless(breaker):
     assert breaker.failing(100.0) == 0.0
     fail(breaker, 100.0)
     assert breaker.failing(100.0) == 1.0
+
+
+def test_good_weather_before_it_opened_does_not_say_how_hopeless_it_is(breaker):
+    serve(breaker, *[90.0] * 1000)
+    fail(breaker, 100.0, 100.5, 101.0, 101.5, 102.0)
+    assert (breaker.state, breaker.failing(102.0)) == (State.OPEN, 0.0)
+    fail(breaker, *[103.0] * 5)
+    assert breaker.failing(103.0) == 1.0
+
+
+def test_what_was_learned_while_it_was_open_is_known_after_a_failed_probe_too(breaker):
+    shut(breaker, 100.0, good=0)
+    fail(breaker, 105.0)
+    assert (breaker.state, breaker.failing(105.0)) == (State.OPEN, 1.0)
+    breaker.admit(115.0).success(115.0)
+    fail(breaker, 115.1, 115.2)
+    assert (breaker.state, breaker.failing(115.2)) == (State.OPEN, 0.0)
 
 
 def test_the_trickle_is_one_a_second_without_luck():

@@ -45,6 +45,8 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.openings = 0
         self.until = self.now + min(MAX_OPEN_S, OPEN_S * 2**self.openings)
         self.openings += 1
+        if self.state != "half_open":
+            self.results = []
         self.row, self.probe = [], None
         self.move("open")
 

@@ -161,6 +161,15 @@ def test_a_failure_of_the_ramp_that_ends_when_it_is_over_is_counted_but_opens_no
     assert (breaker.state, breaker._window.totals(at + 32.0)[1]) == (State.CLOSED, 5)
 
 
+def test_a_ramp_after_a_relapse_has_to_earn_its_share_anew(breaker):
+    at = ramping(breaker)
+    serve(breaker, *[at + moment for moment in GOOD])
+    fail(breaker, at + 1.0, at + 1.1)
+    at = at + 1.1 + breaker.reopens_in(at + 1.1)
+    serve(breaker, at)
+    assert (breaker.state, breaker.shown_share(at + 25.0)) == (State.RAMP, pytest.approx(0.1))
+
+
 @pytest.mark.parametrize(("share", "length"), [(0.0, 3.75), (0.5, 4.375), (1.0, 5.0)])
 def test_opening_times_are_spread_so_that_many_gateways_do_not_probe_in_step(share, length):
     breaker = Breaker(PLAN, Chance(share).uniform)

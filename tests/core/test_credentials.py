@@ -185,6 +185,13 @@ def test_serving_one_model_calls_the_whole_key_back_but_not_for_another_model(ke
     assert [key.usable_at(NOW + 61.0, model) for model in ("m", "other")] == [0.0, NOW + 60.0]
 
 
+def test_serving_a_model_that_was_benched_says_nothing_about_a_refusal_since_then(key):
+    key.bench(NOW, "m")
+    key.bench(NOW + 50.0)
+    key.served("m", began_at=NOW + 61.0)
+    assert (key.benched_for(NOW + 61.0), key.refused) == (49.0, True)
+
+
 def test_a_rotated_key_begins_afresh(key):
     key.bench(NOW)
     key.bench(NOW, "m")
@@ -203,7 +210,7 @@ def test_a_bench_may_be_made_to_end_with_something_else(key):
     assert (key.benched_for(NOW), usable_in(key, NOW)) == (4.0, 4.0)
     assert key.take(NOW + 4.0, "m") > 0.0
     key.retry_at(NOW + 9.0)
-    assert usable_in(key, NOW + 4.0) == 5.0
+    assert [usable_in(key, NOW + at) for at in (4.0, 9.0)] == [5.0, 0.0], "and with a probe of its own"
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------------------
@@ -217,38 +224,46 @@ def bench(key):
     key.bench(NOW - 60.0)
 
 
+ALONE_S = {park: 2.0, bench: 10.0}
+"""For how long a probe has the place to itself: a limit that still holds says so at once."""
+
+
 @pytest.fixture(params=[park, bench])
 def over(request, key):
-    """A key with a hold on it whose end has come."""
+    """A key with a hold on it whose end has come, and for how long its probe has the place."""
     request.param(key)
     assert key.usable_at(NOW, "m") == NOW
-    return key
+    return key, ALONE_S[request.param]
 
 
 def test_when_a_hold_is_over_one_request_is_the_probe_and_others_look_again_soon(over):
-    assert over.take(NOW, "m") == NOW + 10.0
-    assert [usable_in(over, NOW + at) for at in (0.0, 3.0, 9.9)] == pytest.approx([0.25, 0.25, 0.1])
-    assert over.take(NOW + 1.0, "m") == 0.0, "whoever goes all the same is no second probe"
+    key, alone_s = over
+    assert key.take(NOW, "m") == NOW + alone_s
+    assert [usable_in(key, NOW + at) for at in (0.0, 1.0, alone_s - 0.1)] == pytest.approx([0.25, 0.25, 0.1])
+    assert key.take(NOW + 1.0, "m") == 0.0, "whoever goes all the same is no second probe"
 
 
 def test_a_probe_that_hangs_is_joined_by_another_which_then_has_the_place(over):
-    first = over.take(NOW, "m")
-    assert usable_in(over, NOW + 10.0) == 0.0
-    second = over.take(NOW + 10.0, "m")
-    assert second == NOW + 20.0
-    over.let_go("m", first)
-    assert usable_in(over, NOW + 12.0) == 0.25
-    over.let_go("m", second)
-    assert usable_in(over, NOW + 12.0) == 0.0
+    key, alone_s = over
+    first = key.take(NOW, "m")
+    assert usable_in(key, NOW + alone_s) == 0.0
+    second = key.take(NOW + alone_s, "m")
+    assert second == NOW + 2 * alone_s
+    key.let_go("m", first)
+    assert usable_in(key, NOW + alone_s + 1.0) == 0.25
+    key.let_go("m", second)
+    assert usable_in(key, NOW + alone_s + 1.0) == 0.0
 
 
 def test_a_probe_that_tells_nothing_leaves_its_place_to_another(over):
-    over.let_go("m", over.take(NOW, "m"))
-    assert usable_in(over, NOW) == 0.0
-    assert over.take(NOW + 1.0, "m") == NOW + 11.0
+    key, alone_s = over
+    key.let_go("m", key.take(NOW, "m"))
+    assert usable_in(key, NOW) == 0.0
+    assert key.take(NOW + 1.0, "m") == NOW + 1.0 + alone_s
 
 
 def test_a_probe_that_is_served_ends_the_hold(over):
+    over, _ = over
     over.take(NOW, "m")
     over.served("m", began_at=NOW)
     assert (over.usable_at(NOW, "m"), over.take(NOW, "m")) == (0.0, 0.0)
@@ -267,6 +282,13 @@ def test_a_probe_that_meets_the_limit_again_renews_the_hold():
     assert usable_in(key, NOW) == 120.0
 
 
+def test_a_limit_that_somebody_else_meets_makes_the_probes_place_void(key):
+    park(key)
+    key.take(NOW, "m")
+    key.park(NOW + 1.0, "m", 2.0)
+    assert [usable_in(key, NOW + at) for at in (1.0, 3.0)] == [2.0, 0.0]
+
+
 def test_nobody_is_a_probe_while_the_hold_lasts_or_where_it_concerns_another_model(key):
     key.park(NOW, "m", 5.0)
     assert (key.take(NOW, "m"), key.take(NOW + 5.0, "other")) == (0.0, 0.0)
@@ -276,6 +298,7 @@ def test_one_request_probes_all_that_is_over_on_its_way(key):
     park(key)
     bench(key)
     probe = key.take(NOW, "m")
+    assert probe == NOW + 10.0, "and has as long as the one that needs it longest"
     assert [usable_in(key, NOW, model) for model in ("m", "other")] == [0.25, 0.25]
     key.let_go("m", probe)
     assert [usable_in(key, NOW, model) for model in ("m", "other")] == [0.0, 0.0]
@@ -312,14 +335,18 @@ class KeyAgainstModel(RuleBasedStateMachine):
         for hold in self.concerning(model):
             if self.now < hold["until"]:
                 waits.append(hold["until"] - self.now)
-            elif hold["probe"] is not None and self.now < hold["probe"]["until"]:
+            elif self.probed(hold):
                 waits.append(min(0.25, hold["probe"]["until"] - self.now))
         return max(waits)
+
+    def probed(self, hold):
+        """Somebody else is finding out whether it is over."""
+        return hold["probe"] is not None and self.now < hold["probe"]["until"]
 
     def held(self, kind, scope):
         return self.holds.setdefault((kind, scope), {"kind": kind, "until": 0.0, "times": 0, "probe": None, "stated": False})
 
-    @rule(seconds=st.sampled_from([0.0, 0.2, 1.0, 4.0, 9.9, 10.0, 60.0, 300.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.2, 1.0, 1.9, 2.0, 4.0, 9.9, 10.0, 60.0, 300.0]))
     def time_passes(self, seconds):
         self.now += seconds
 
@@ -352,7 +379,8 @@ class KeyAgainstModel(RuleBasedStateMachine):
         if self.wait(model) > 0.0:
             model = "n" if model == "m" else "m"
         over = self.concerning(model)
-        probe = {"model": model, "began": self.now, "until": self.now + 10.0}
+        alone_s = 10.0 if any(hold["kind"] == "bench" for hold in over) else 2.0
+        probe = {"model": model, "began": self.now, "until": self.now + alone_s}
         taken = self.key.take(self.now, model)
         assert taken == (probe["until"] if over else 0.0), "whatever is over is tested by whoever comes first"
         for hold in over:
@@ -395,10 +423,9 @@ class KeyAgainstModel(RuleBasedStateMachine):
             assert self.key.benched(self.now, model) is any(
                 hold["kind"] == "bench" and hold["until"] > self.now for hold in self.concerning(model)
             )
-            if self.wait(model) > 0.25:
-                in_the_way = [hold for hold in self.concerning(model) if hold["until"] > self.now]
-                if not any(hold["probe"] is not None for hold in self.concerning(model)):
-                    assert self.key.stated(self.now, model) is all(hold["stated"] for hold in in_the_way)
+            waits = [hold for hold in self.concerning(model) if hold["until"] > self.now]
+            probed = [hold for hold in self.concerning(model) if hold not in waits and self.probed(hold)]
+            assert self.key.stated(self.now, model) is (not probed and all(hold["stated"] for hold in waits))
         whole = self.holds.get(("bench", None), {"until": 0.0})
         assert self.key.benched_for(self.now) == pytest.approx(max(0.0, whole["until"] - self.now))
         assert self.key.benched(self.now) is (whole["until"] > self.now)

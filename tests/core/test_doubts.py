@@ -20,7 +20,7 @@ def suspected(*targets, **settings):
         story = world.exchange()
         story.start()
         story.answers(0.1)
-    for client in ("one", "two", "one", "two"):
+    for client in ("one", "two") * 4 + ("one",):
         assert rejected(world, client)[1] == ["relay a"]
     return world
 
@@ -109,7 +109,7 @@ def test_failures_before_the_doubted_answer_do_not_become_the_clients():
         ("there is no other target", ("a",), {}),
         ("the other is for something else", ("a", "b?context_length"), {}),
         ("the attempts are spent", ("a", "b"), {"policy": policy(attempts=1)}),
-        ("it is no inference", ("a", "b"), {"family": Family.FILES}),
+        ("it is no inference", ("a", "b"), {"family": Family.FILES, "safe": True}),
         ("the body is gone", ("a", "b"), {}),
         ("the other is held back", ("a", "b"), {}),
         ("the other is at its limit", ("a", "b"), {}),
@@ -179,7 +179,7 @@ def test_the_suspicion_fades_when_the_target_is_well_again():
     story, actions = rejected(world, "three")
     assert actions == ["failover b"]
     story.answers()
-    for _ in range(20):
+    for _ in range(30):
         story = world.exchange()
         story.start()
         story.answers()

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.core.attempt import NEVER
 from gateway.core.breaker import State
-from gateway.core.exchange import RANK
+from gateway.core.farewell import RANK
 from gateway.core.plan import INFERENCE, Family
 from gateway.core.record import Ending
 from gateway.core.verdicts import FAULTS, Again, Fault, Scope

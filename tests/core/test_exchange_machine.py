@@ -79,11 +79,11 @@ ADVICE = {
     Reason.NO_TARGET: False,
     Reason.RATE_LIMITED: True,
     Reason.BREAKERS_OPEN: True,
-    Reason.CREDENTIALS_BENCHED: True,
+    Reason.CREDENTIALS_BENCHED: False,
     Reason.DRAINING: True,
 }
 """`x-should-retry`: the upstream's where the answer is the caller's own, or where we did not try what its SDK may; false where we are
-spent; true where we know when to come back."""
+spent, or nobody knows whether waiting helps; true where we know when to come back."""
 
 
 class Ledger(Budget):

@@ -53,6 +53,17 @@ def test_a_key_that_this_exchange_has_asked_is_no_other_key_when_the_next_one_is
     assert story.trail == ["a:rate_limited", "a:billing"]
 
 
+def test_a_clients_own_retry_does_not_meet_the_key_it_has_asked_again_because_that_one_came_free_first():
+    world = World("a", keys=("key-1", "key-2"))
+    world.key(key="key-2").park(world.now, "gpt-4o", 2.0)
+    story = world.exchange(already_retried=True)
+    story.start()
+    assert (story.fails("rate_limited", delay=5.0), story.waits) == ([], 2.0)
+    world.key(key="key-1").forget()
+    story.wakes()
+    assert [attempt.credential for attempt in story.record.attempts].count("key-1") == 1
+
+
 def test_a_benched_key_is_not_used_for_any_model_until_its_time_is_up():
     world = World("a", keys=("key-1", "key-2"))
     world.key().bench(world.now)
@@ -68,18 +79,18 @@ def test_a_benched_key_is_not_used_for_any_model_until_its_time_is_up():
 @pytest.mark.parametrize(
     ("trouble", "refusal", "delay"),
     [
-        (lambda key: key.bench(NOW), "refuse 503 credentials_benched", 60.0),
+        (lambda key: key.bench(NOW), "refuse 503 credentials_benched", None),  # it is known only when we look again
         (lambda key: key.park(NOW, "gpt-4o", 20.0), "refuse 429 rate_limited", 20.0),
         (lambda key: key.park(NOW, "gpt-4o", 7200.0), "refuse 429 rate_limited", 60.0),
     ],
 )
-def test_with_every_key_out_of_use_the_client_is_told_when_to_come_back(trouble, refusal, delay):
+def test_with_every_key_out_of_use_the_client_is_told_when_to_come_back_if_that_is_known(trouble, refusal, delay):
     world = World("a", keys=("key-1", "key-2"))
     for name in ("key-1", "key-2"):
         trouble(world.key(key=name))
     story = world.exchange()
     assert story.start() == [refusal]
-    assert (story.advised(), story.record.ending) == ((True, delay), "refused")
+    assert (story.advised(), story.record.ending) == ((delay is not None, delay), "refused")
 
 
 def test_advice_is_spread_and_at_least_a_second_and_at_most_a_minute():
@@ -184,6 +195,13 @@ def test_a_key_without_rights_to_one_model_serves_the_others():
     assert (story.answers()[-1], world.state().benched(world.now), world.moves) == ("finish", 0, [])
     assert [world.usable_in(model=model) for model in ("gpt-4o", "other")] == [60.0, 0.0]
     assert world.exchange().start() == ["first a/other"]
+
+
+def test_where_no_key_has_rights_to_a_model_the_client_is_told_that_it_is_the_keys():
+    world = World("a")
+    world.key().bench(world.now, "gpt-4o")
+    story = world.exchange()
+    assert (story.start(), story.advised()) == (["refuse 503 credentials_benched"], (False, None))
 
 
 def test_rights_that_one_key_lacks_the_next_may_have():
@@ -320,10 +338,20 @@ def test_what_a_client_is_told_of_its_own_key_says_nothing_about_ours():
     assert world.moves == []
 
 
-def test_a_client_is_told_when_a_provider_that_refuses_every_key_is_asked_again():
+def test_nobody_waits_for_a_provider_that_refuses_every_key_nor_is_told_to_come_back():
     world = World("a")
     world.chance.share = 1.0
     story, actions = refused(world)
     assert (actions, story.advised()) == (["refuse 503 attempts_exhausted"], (False, None))
-    later = world.exchange(patience=3.0)
-    assert (later.start(), later.advised()) == (["refuse 503 credentials_benched"], (True, 6.25))
+    later = world.exchange()
+    assert (later.start(), later.advised()) == (["refuse 503 credentials_benched"], (False, None))
+
+
+@pytest.mark.parametrize("left_s", [59.0, 2.0])
+def test_nobody_waits_for_a_benched_key_but_a_rate_limit_beside_it_is_waited_for(left_s):
+    world = World("a", "b")
+    world.key("a").bench(world.now - 60.0 + left_s)
+    world.key("b").park(world.now, "gpt-4o", 5.0)
+    story = world.exchange()
+    assert (story.start(), story.waits) == ([], 5.0)
+    assert story.wakes() == ["first b"] if left_s > 5.0 else ["first a"]

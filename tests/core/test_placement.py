@@ -188,6 +188,13 @@ def test_where_one_budget_is_empty_another_targets_may_pay():
     assert story.wakes() == ["retry b"]
 
 
+def test_a_first_attempt_against_an_open_breaker_deposits_nothing():
+    world = World("a")
+    world.spend(leave=5.0)
+    shut(world.breaker("a"), world.now)
+    assert (world.exchange().start(), budgets(world, "a")) == (["first a"], (5.0,))
+
+
 def test_a_first_attempt_deposits_and_no_later_one_does():
     world = World("a", "b")
     world.spend("a", leave=5.0)

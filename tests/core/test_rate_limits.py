@@ -4,7 +4,7 @@ import pytest
 
 from gateway.core.plan import Family
 from gateway.core.verdicts import Scope
-from tests.core.build import World, policy, shut
+from tests.core.build import World, policy, provider, shut
 
 NO_WAIT = policy(rate_limit_wait=0.0)
 
@@ -268,6 +268,26 @@ def test_no_longer_is_waited_than_the_providers_queue_allows(queue_wait, stated,
     assert story.fails("rate_limited", delay=stated) == ([actions] if actions else [])
 
 
+def test_a_longer_wait_is_taken_where_its_provider_allows_more():
+    world = World("a", "b")
+    impatient = provider("a", queue_wait=1.0)
+    world.plans["a"] = impatient
+    world.registry.adopt(world.plans.values(), world.now)
+    world.key("a").park(world.now, "gpt-4o", 2.0)
+    world.key("b").park(world.now, "gpt-4o", 5.0)
+    story = world.exchange()
+    assert (story.start(), story.waits) == ([], 5.0)
+
+
+def test_of_waits_that_are_all_too_long_the_shortest_is_announced():
+    world = World("a", "b", "c")
+    world.key("a").bench(world.now - 50.0)
+    world.key("b").park(world.now, "gpt-4o", 20.0)
+    world.key("c").park(world.now, "gpt-4o", 30.0)
+    story = world.exchange()
+    assert (story.start(), story.advised()) == (["refuse 429 rate_limited"], (True, 20.0))
+
+
 def test_all_waits_of_an_exchange_together_are_bound():
     story = World("a", queue_wait=5.0).exchange()
     story.start()
@@ -297,28 +317,40 @@ def test_after_an_unstated_limit_one_request_goes_and_the_others_go_elsewhere():
     assert world.exchange().start() == ["first a"]
 
 
-def test_after_a_stated_limit_others_look_once_more_before_they_go_elsewhere():
+@pytest.mark.parametrize("rule", [policy(), NO_WAIT])
+def test_after_a_stated_limit_nobody_waits_for_somebody_elses_probe(rule):
     world, probe = probing("a", "b")
-    lucky, unlucky = world.exchange(), world.exchange()
-    assert (lucky.start(), unlucky.start()) == ([], [])
-    assert (lucky.waits, unlucky.wakes()) == (0.25, ["first b"])
+    assert [world.exchange(policy=rule).start() for _ in range(5)] == [["first b"]] * 5
     probe.answers()
-    assert lucky.wakes() == ["first a"]
+    assert world.exchange(policy=rule).start() == ["first a"]
 
 
-def test_a_policy_that_never_waits_does_not_look_twice():
-    world, _ = probing("a", "b")
-    assert world.exchange(policy=NO_WAIT).start() == ["first b"]
+def test_of_those_who_waited_for_a_stated_limit_one_is_the_probe_and_the_others_go_elsewhere():
+    world = World("a", "b")
+    world.key().park(world.now, "gpt-4o", 2.0)
+    herd = [world.exchange() for _ in range(5)]
+    assert [story.start() for story in herd] == [[]] * 5
+    assert [story.wakes() for story in herd] == [["first a"]] + [["first b"]] * 4
 
 
 def test_with_nowhere_else_to_go_the_others_wait_for_the_probe():
     world, probe = probing("a")
     herd = [world.exchange() for _ in range(5)]
     assert [story.start() for story in herd] == [[]] * 5
-    for _ in range(8):
+    for _ in range(7):
         assert [story.wakes() for story in herd] == [[]] * 5
     probe.answers()
     assert [story.wakes() for story in herd] == [["first a"]] * 5
+
+
+def test_with_nowhere_else_to_go_one_of_those_who_wait_joins_a_probe_that_is_a_long_answer():
+    world, _ = probing("a")
+    herd = [world.exchange() for _ in range(3)]
+    for story in herd:
+        story.start()
+    while world.now < herd[0].record.received_at + 1.75:
+        assert [story.wakes() for story in herd] == [[]] * 3
+    assert [story.wakes() for story in herd] == [["first a"], [], []]
 
 
 def test_whoever_waits_for_a_probe_waits_no_longer_than_the_queue_allows():
@@ -361,9 +393,9 @@ def test_a_probe_that_is_lost_frees_the_place(lost):
     assert world.exchange().start() == ["first b"]
 
 
-def test_a_probe_that_hangs_is_joined_by_another_after_ten_seconds():
+def test_a_probe_that_was_not_refused_within_two_seconds_is_joined_by_another():
     world, hanging = probing("a", "b", stated=None)
-    world.now += 9.9
+    world.now += 1.9
     assert world.exchange().start() == ["first b"]
     world.now += 0.1
     second = world.exchange()

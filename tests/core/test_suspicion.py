@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.suspicion import Rejections, Silence
+from gateway.core.suspicion import MAX_CLIENTS, Rejections, Silence
 from tests.core.build import NOW
 
 
@@ -26,24 +26,28 @@ def reject(rejections, clients, at=NOW):
 
 def test_400s_that_jump_from_rare_to_common_across_clients_make_a_target_suspect():
     rejections = usual()
-    assert [reject(rejections, client) for client in "ababa"] == [False] * 4 + [True]
+    assert [reject(rejections, client) for client in "ababababab"] == [False] * 9 + [True]
 
 
 @pytest.mark.parametrize(
     ("case", "before", "clients", "served", "suspect"),
     [
         ("one client alone, however often", usual(), "a" * 500, 0, False),
-        ("one client's flood and one slip of another", usual(), "a" * 500 + "b", 0, True),
-        ("too few to tell", usual(), "abcd", 0, False),
-        ("all clients, each once", usual(), "abcdefgh", 0, True),
+        ("one client's flood and one slip of another", usual(), "a" * 500 + "b", 0, False),
+        ("one client's flood and four slips of others", usual(), "a" * 500 + "bcde", 0, False),
+        ("one client's flood and five slips of others", usual(), "a" * 500 + "bcdef", 0, True),
+        ("two clients alike", usual(), "ab" * 5, 0, True),
+        ("two clients, and not enough of the second", usual(), "ab" * 4 + "a" * 5, 0, False),
+        ("too few to tell", usual(), "abcde", 0, False),
+        ("all clients, each once", usual(), "abcdef", 0, True),
         ("three in ten", usual(), "abcdef", 14, True),
         ("fewer than three in ten", usual(), "abcdef", 15, False),
-        ("a new target", usual(served=0), "ababab", 0, False),
-        ("hardly known", usual(served=19), "ababab", 0, False),
-        ("known just well enough", usual(served=20), "ababab", 0, True),
-        ("400s are what its clients always did", usual(served=90, rejected=10), "abababab", 0, False),
-        ("a few of them are usual", usual(served=95, rejected=5), "abababab", 0, True),
-        ("a few too many of them are usual", usual(served=93, rejected=7), "abababab", 0, False),
+        ("a new target", usual(served=0), "abcdef", 0, False),
+        ("hardly known", usual(served=19), "abcdef", 0, False),
+        ("known just well enough", usual(served=20), "abcdef", 0, True),
+        ("400s are what its clients always did", usual(served=90, rejected=10), "abcdefgh", 0, False),
+        ("a few of them are usual", usual(served=95, rejected=5), "abcdefgh", 0, True),
+        ("a few too many of them are usual", usual(served=93, rejected=7), "abcdefgh", 0, False),
     ],
 )
 def test_how_many_400s_to_whom_make_a_target_suspect(case, before, clients, served, suspect):
@@ -58,10 +62,26 @@ def test_one_client_alone_never_makes_a_target_suspect_however_long_it_goes_on()
     assert not reject(rejections, "b" * 20, NOW + 3600.0), "and what it always did has become usual"
 
 
+@pytest.mark.parametrize(("later", "suspect"), [(59.0, True), (60.0, False)])
+def test_other_clients_of_some_minutes_ago_are_no_witnesses_now(later, suspect):
+    rejections = usual()
+    rejections.rejected(NOW, "b")
+    assert not reject(rejections, "cdef")
+    assert reject(rejections, "a" * 20, NOW + later) is suspect
+
+
+def test_clients_are_told_apart_up_to_a_bound():
+    rejections = usual()
+    for number in range(10 * MAX_CLIENTS):
+        rejections.rejected(NOW, f"client-{number}")
+    assert len(rejections._clients) == MAX_CLIENTS + 1
+    assert rejections.suspect
+
+
 def test_good_answers_end_the_suspicion():
     rejections = usual()
-    assert reject(rejections, "ababa")
-    rejections.served += 11
+    assert reject(rejections, "abcdef")
+    rejections.served += 14
     assert rejections.suspect
     rejections.served += 1
     assert not rejections.suspect
@@ -69,31 +89,37 @@ def test_good_answers_end_the_suspicion():
 
 def test_a_suspicion_that_gets_no_food_ends_within_minutes():
     rejections = usual()
-    assert reject(rejections, "ab" * 4)
+    assert reject(rejections, "ab" * 10)
     assert [reject(rejections, "a", NOW + later) for later in (60.0, 120.0)] == [True, False]
+
+
+def test_one_client_alone_does_not_keep_a_suspicion_alive():
+    rejections = usual()
+    assert reject(rejections, "a" * 10 + "bcdefg")
+    assert [reject(rejections, "a" * 50, NOW + later) for later in (60.0, 120.0)] == [True, False]
 
 
 def test_a_suspicion_that_goes_on_lasts_for_hours_and_does_not_become_usual():
     rejections = usual()
-    reject(rejections, "ababab")
+    reject(rejections, "ab" * 5)
     assert all(reject(rejections, "ab" * 5, NOW + minute * 60.0) for minute in range(1, 20 * 60))
 
 
 def test_once_it_is_over_the_suspicion_can_come_again():
     rejections = usual()
-    assert reject(rejections, "ababab")
+    assert reject(rejections, "abcdef")
     for minute in range(1, 10):
         rejections.served += 500
         reject(rejections, "c", NOW + minute * 60.0)
     assert not rejections.suspect
-    assert reject(rejections, "ababab", NOW + 700.0)
+    assert reject(rejections, "abcdef", NOW + 700.0)
 
 
 def test_a_target_that_was_cleared_needs_as_much_evidence_once_more():
     rejections = usual()
-    assert reject(rejections, "ababa")
+    assert reject(rejections, "abcdef")
     rejections.cleared()
-    assert [reject(rejections, client) for client in "ababa"] == [False] * 4 + [True]
+    assert [reject(rejections, client) for client in "abcdef"] == [False] * 5 + [True]
     rejections.cleared()
     assert not reject(rejections, "a" * 50), "clients too are counted anew"
 

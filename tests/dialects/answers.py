@@ -3,7 +3,7 @@
 import json
 
 import httpx2
-from openai import OpenAI
+from openai import OpenAI, omit
 from openai._streaming import Stream
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.lib.streaming.responses._responses import ResponseStreamState
@@ -138,5 +138,5 @@ def sdk_chat(stream):
 
 def sdk_responses(stream):
     """The official SDK's events after its accumulator, which refuses items that change or stay open; the last has the response."""
-    state = ResponseStreamState(input_tools=[], text_format=None)
+    state = ResponseStreamState(input_tools=[], text_format=omit)
     return [made for event in _parsed(stream, ResponseStreamEvent) for made in state.handle_event(event)]

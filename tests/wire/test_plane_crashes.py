@@ -9,7 +9,7 @@ import pytest
 from gateway.core.exchange import Exchange
 from gateway.dialects.openai import OpenAI
 from gateway.dialects.streams import ChatStream
-from gateway.egress import driver as driver_module
+from gateway.egress import request as request_module
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver
@@ -78,9 +78,9 @@ BEFORE = {
     "deciding at the start": (Exchange, "start", answer(), chat()),
     "sending": (Driver, "_send", answer(), chat()),
     "sending without a body": (Driver, "_send", answer(), get(b"/v1/models")),
-    "rendering the head": (driver_module, "upstream_head", answer(), chat()),
-    "rendering the head without a body": (driver_module, "upstream_head", answer(), get(b"/v1/models")),
-    "rendering the head of an upload": (driver_module, "upstream_head", answer(), post(b"/v1/files", b"x" * 1000)),
+    "rendering the head": (request_module, "upstream_head", answer(), chat()),
+    "rendering the head without a body": (request_module, "upstream_head", answer(), get(b"/v1/models")),
+    "rendering the head of an upload": (request_module, "upstream_head", answer(), post(b"/v1/files", b"x" * 1000)),
     "authenticating": (Admission, "authenticate", answer(), chat()),
     "authenticating without a body": (Admission, "authenticate", answer(), get(b"/v1/models")),
     "reading the body": (admission_module, "read_json", answer(), chat()),

@@ -18,7 +18,7 @@ from unittest import mock
 
 import pytest
 
-import gateway.egress.driver as driver_module
+import gateway.egress.request as request_module
 import gateway.ingress.admission as admission_module
 from gateway.core.exchange import Exchange
 from gateway.dialects.openai import OpenAI
@@ -554,7 +554,7 @@ CRASHES = {
     "making the driver": (admission_module, "Driver"),
     "deciding": (Exchange, "start"),
     "sending": (Driver, "_send"),
-    "rendering the head": (driver_module, "upstream_head"),
+    "rendering the head": (request_module, "upstream_head"),
     "reading the head": (Answer, "_read_head"),
     "judging": (OpenAI, "classify"),
     "reading an event": (ChatStream, "read"),

@@ -199,7 +199,9 @@ async def test_after_the_commit_no_patience_ends_a_stream():
         await pass_time(30)
         await slow.next()
         response = await client.response()
-    assert response.body == b"".join(STREAM)
+    comforts = response.body.count(b": keep-alive\n\n")
+    assert comforts in (1, 2)
+    assert response.body.replace(b": keep-alive\n\n", b"") == b"".join(STREAM)
 
 
 @moved_time

@@ -1,0 +1,145 @@
+"""What a failed attempt teaches: whose failure it is, what is kept from use, and whether another attempt may follow.
+
+The exchange's second half beside `placement`: that one knows where to go, this one what a verdict means for the live state that all
+exchanges share (laws 3, 7, 10 and 11). One instance per exchange, because one exchange counts at most one failure against each
+target or provider, and doubts at most one of them.
+"""
+
+from __future__ import annotations
+
+from gateway.core.attempt import Ask, Attempt
+from gateway.core.placement import Placement
+from gateway.core.plan import INFERENCE
+from gateway.core.registry import ProviderState, TargetState
+from gateway.core.verdicts import FAULTS, Fault, Parked, Scope, Verdict
+from gateway.errors import Reason
+
+KEYS_OWN_STATUSES = frozenset({401, 403, 407})
+"""A caller's fault with one of these is about the caller's key, and says nothing about requests."""
+
+
+SENSIBLE = frozenset({Fault.CALLER, Fault.CONTEXT_LENGTH, Fault.CONTENT_POLICY, Fault.MODEL_GONE})
+"""Whoever answers so is alive as a provider: clients choose what they ask for, and made-up models must not close it (law 11)."""
+
+
+class Lessons:
+    """What one exchange has learned and passed on."""
+
+    __slots__ = ("_ask", "_counted", "_placement", "doubted")
+
+    def __init__(self, ask: Ask, placement: Placement) -> None:
+        self._ask = ask
+        self._placement = placement
+        self._counted: set[TargetState | ProviderState] | None = None
+        """Who already bears a failure of this exchange."""
+        self.doubted: Attempt | None = None
+        """Was told that the request is wrong, by a target that says so too often: another one is asked for its opinion."""
+
+    def served(self, now: float, attempt: Attempt) -> None:
+        """A whole, good answer: the key was accepted and had room, and whoever was doubted is convicted."""
+        self.key_served(attempt)
+        attempt.place.state.rejections.served += 1
+        if self.doubted is not None:
+            self.doubted.convict(now)
+
+    def key_served(self, attempt: Attempt) -> None:
+        """The key was accepted and had room."""
+        credential = self._placement.credential_state(attempt.place, attempt.credential)
+        if credential is not None:
+            credential.served(attempt.model, attempt.started_at)
+
+    def failed(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
+        """Keep the key away from what it was refused for, and count what callers are told."""
+        fault = fault_of(verdict)
+        if fault is Fault.CALLER and attempt.status not in KEYS_OWN_STATUSES:
+            attempt.place.state.rejections.rejected(now, self._ask.client)
+        parked = FAULTS[fault].parked
+        if parked is Parked.NOT:
+            return
+        credential = self._placement.credential_state(attempt.place, attempt.credential)
+        if credential is None:
+            return
+        model = None if verdict.scope is Scope.CREDENTIAL else attempt.model
+        if parked is Parked.STATED:
+            # Not where the request alone is too large for the limit: others are not.
+            if verdict.retry_same or verdict.delay is not None:
+                credential.park(now, model, verdict.delay, quota_left=verdict.quota_left)
+        elif self._ask.family in INFERENCE:
+            # Elsewhere a refusal may only mean that this key has no rights there; models may still be served with it.
+            refused = fault is Fault.CREDENTIAL
+            credential.bench(now, model, refused=refused)
+            if refused and model is None and attempt.credential is not None:
+                attempt.place.provider.refused(now)
+
+    def final(self, now: float, attempt: Attempt, fault: Fault, *, intact: bool) -> Reason | None:
+        """Return why no further attempt is allowed after this fault, or None (laws 3 and 10)."""
+        if self.doubted is not None:
+            if fault is Fault.CALLER:
+                self.doubted.place.state.rejections.cleared()
+            return Reason.CALLER
+        if not FAULTS[fault].elsewhere:
+            if any(fault in place.target.only_for for place in self._ask.candidates):
+                self._placement.only_for = fault
+            elif fault is Fault.CALLER and self._doubtful(now, attempt):
+                self.doubted = attempt
+            elif not (fault is Fault.CONTENT_POLICY and self._ask.policy.failover_content_policy):
+                return Reason.CALLER
+        if not intact:
+            return Reason.NOT_RETRYABLE
+        harmless = not attempt.sent_at or self._ask.safe or fault in (Fault.OVERLOADED, Fault.RATE_LIMITED)
+        return None if harmless or self._ask.family in INFERENCE else Reason.NOT_RETRYABLE
+
+    def blamed(self, now: float, attempt: Attempt, fault: Fault, scope: Scope) -> Scope:
+        """Return whose failure this is, as far as it may be counted (law 11)."""
+        if fault in SENSIBLE:
+            attempt.place.provider.breaker.lived_at = now
+        if attempt.uploading and fault is Fault.STALLED:
+            # The client's upload stopped, as far as we can see.
+            return Scope.NOBODY
+        return self._once(attempt, scope)
+
+    def _once(self, attempt: Attempt, scope: Scope) -> Scope:
+        if scope is Scope.TARGET or scope is Scope.PROVIDER:
+            bearer = attempt.place.state if scope is Scope.TARGET else attempt.place.provider
+            if self._counted is None:
+                self._counted = set()
+            if bearer in self._counted:
+                return Scope.NOBODY
+            self._counted.add(bearer)
+        return scope
+
+    def given_up(self, now: float, attempt: Attempt) -> Scope:
+        """The client's patience ended while this attempt was under way: nobody's failure, unless others fared the same."""
+        if not attempt.sent_at or attempt.head_at or attempt.uploading:
+            return Scope.NOBODY
+        hangs = attempt.place.state.silence.gave_up(
+            now,
+            self._ask.client,
+            sent_at=attempt.sent_at,
+            lived_at=attempt.place.state.breaker.lived_at,
+            stream=self._ask.stream,
+        )
+        return self._once(attempt, Scope.TARGET) if hangs else Scope.NOBODY
+
+    def stop_proving(self, attempt: Attempt) -> None:
+        """A probe of a key ended; what it says about the key, if anything, is learned afterwards."""
+        if attempt.proving:
+            credential = self._placement.credential_state(attempt.place, attempt.credential)
+            if credential is not None:
+                credential.let_go(attempt.model, attempt.proving)
+
+    def _doubtful(self, now: float, attempt: Attempt) -> bool:
+        """Whether another target should be asked if the request is really wrong (law 3)."""
+        return (
+            attempt.place.state.rejections.suspect
+            and attempt.status not in KEYS_OWN_STATUSES
+            and self._ask.family in INFERENCE
+            and self._placement.untried(attempt.place, now) is not None
+        )
+
+
+def fault_of(verdict: Verdict) -> Fault:
+    """Return the fault of a verdict that has one."""
+    if verdict.fault is None:
+        raise AssertionError("a good answer is no failure")
+    return verdict.fault

@@ -1,0 +1,106 @@
+"""A client's request, read, and what is made of it for one attempt.
+
+The bytes go on as they came (law 4); what differs from provider to provider is the address, the credential, the model's name and,
+where a stream may have to be resumed, the question for its usage. Separate from the driver, which says when.
+"""
+
+from __future__ import annotations
+
+from gateway.config.snapshot import Provider
+from gateway.core.attempt import Attempt
+from gateway.core.message import Header, RequestHead
+from gateway.core.plan import INFERENCE, Family
+from gateway.dialects.base import Inbound
+from gateway.dialects.body import BodyFacts, insert_model, replace_model
+from gateway.dialects.usage_chunk import ask_for_usage
+from gateway.egress.body import RequestBody
+from gateway.egress.heads import upstream_head
+
+
+class Request:
+    """A client's request, read: what to forward and what was understood of it."""
+
+    __slots__ = ("body", "facts", "foreign", "head", "inbound")
+
+    def __init__(
+        self,
+        head: RequestHead,
+        inbound: Inbound,
+        body: RequestBody,
+        facts: BodyFacts | None,
+        *,
+        foreign: bool,
+    ) -> None:
+        self.head = head
+        self.inbound = inbound
+        self.body = body
+        self.facts = facts
+        """What the body said; None where no body was read for it."""
+        self.foreign = foreign
+        """The client's own key and account headers go upstream."""
+
+    def body_for(self, attempt: Attempt, provider: Provider, *, asks_usage: bool) -> tuple[list[bytes], int]:
+        """Return the body to send, as far as it is there, and by how many bytes it grew.
+
+        With the model's name as this target knows it; with `asks_usage`, a chat stream is also asked for its usage.
+        """
+        chunks, grown = self._renamed(attempt, provider)
+        if asks_usage and self.inbound.family is Family.CHAT and self.facts is not None and self.body.complete:
+            whole = b"".join(chunks)
+            asking = ask_for_usage(whole)
+            if asking is not None:
+                return [asking], grown + len(asking) - len(whole)
+        return chunks, grown
+
+    def head_for(self, attempt: Attempt, provider: Provider, grown: int, via: bytes) -> tuple[bytes, bool]:
+        """Return the head of the upstream request, whose body grew by so many bytes, and whether it goes in chunks."""
+        head, body = self.head, self.body
+        if body.complete:
+            length: int | None = body.size + grown if head.content_length is not None or body.size or grown else -1
+        else:
+            length = None if head.content_length is None else head.content_length + grown
+        rendered = upstream_head(
+            head,
+            target=provider.dialect.target(
+                self.inbound,
+                base_path=provider.base_path,
+                api_version=provider.api_version,
+                model=attempt.model or None,
+            ),
+            authority=provider.origin.authority,
+            extra=_extra(provider, attempt.credential),
+            via=via,
+            own_account=not self.foreign,
+            identity=self.inbound.family in INFERENCE,
+            length=length,
+        )
+        return rendered, length is None
+
+    def _renamed(self, attempt: Attempt, provider: Provider) -> tuple[list[bytes], int]:
+        chunks, facts = self.body.chunks, self.facts
+        if facts is None or facts.model == attempt.model or not attempt.model:
+            return list(chunks), 0
+        if facts.model is None and self.inbound.family not in INFERENCE:
+            # Nobody knows whether this endpoint has models at all.
+            return list(chunks), 0
+        if provider.dialect.model_in_path(self.inbound, api_version=provider.api_version):
+            return list(chunks), 0
+        whole = b"".join(chunks)
+        if facts.model_span is not None:
+            edited = replace_model(whole, facts.model_span, attempt.model)
+        else:
+            edited = insert_model(whole, attempt.model)
+        return [edited], len(edited) - len(whole)
+
+
+def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:
+    """Return the headers of our own for this provider: its key, and what the configuration adds."""
+    if credential is None or not provider.credentials:
+        return provider.headers
+    for secret in provider.credentials:
+        if secret.id == credential:
+            break
+    else:
+        # A reload changed the keys since this exchange began; its own snapshot still has the one it would have used.
+        secret = provider.credentials[0]
+    return (provider.dialect.authorize(secret.reveal()), *provider.headers)
