@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from tests.sim.invariants import breaches
+from tests.sim.rush import rush
 from tests.sim.storm import storm
 
 
@@ -14,8 +15,9 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     options.add_argument("--seed", type=int, required=True)
     options.add_argument("--client", help="tell this client's story, e.g. c17")
+    options.add_argument("--rush", action="store_true", help="not a storm, but a rush hour")
     chosen = options.parse_args()
-    world, errands = storm(chosen.seed)
+    world, errands = (rush if chosen.rush else storm)(chosen.seed)
     world.run(errands)
     found = breaches(world)
     for breach in found:

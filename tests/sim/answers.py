@@ -8,7 +8,9 @@ the gateway is imported. Every answer carries a tag, `<provider#number>`, by whi
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial, wraps
 
 Lines = tuple[tuple[bytes, bytes], ...]
 
@@ -95,6 +97,27 @@ def overloaded(delay_s: float) -> Refusal:
 # -- good answers -------------------------------------------------------------------------------------------------------------
 
 
+_TAG = "<tag#0>"
+
+
+def _events(tell: Callable[[str, int], list[bytes]]) -> Callable[[str, int], list[bytes]]:
+    """Tell every stream of a length once, and put each visit's own tag in: making JSON takes longer than all else here."""
+    told = cache(partial(tell, _TAG))
+
+    @wraps(tell)
+    def retold(tag: str, words: int) -> list[bytes]:
+        return [event.replace(_TAG.encode(), tag.encode()) for event in told(words)]
+
+    return retold
+
+
+def _body(tell: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """Tell a body once, and put each visit's own tag in."""
+    told = cache(partial(tell, _TAG))
+    return wraps(tell)(lambda tag: told().replace(_TAG.encode(), tag.encode()))
+
+
+@_events
 def chat_events(tag: str, words: int) -> list[bytes]:
     """A chat stream up to and without `[DONE]`: the role, the words, the finish."""
     head = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-2024-08-06",'
@@ -110,6 +133,7 @@ def chat_error() -> bytes:
     return f'data: {{"error":{{"message":"{_SORRY}","type":"server_error","param":null,"code":null}}}}\n\n'.encode()
 
 
+@_body
 def chat_body(tag: str) -> bytes:
     """A chat completion."""
     return json.dumps(
@@ -131,6 +155,7 @@ def _response(status: str, tag: str) -> dict[str, object]:
     return {"id": "resp_1", "object": "response", "status": status, "error": None, "output": output, "usage": usage}
 
 
+@_events
 def response_events(tag: str, words: int) -> list[bytes]:
     """A stream of the Responses API, whole: its last event is the terminator."""
     documents: list[dict[str, object]] = [
@@ -155,11 +180,13 @@ def response_error() -> bytes:
     return f"event: error\ndata: {json.dumps(document)}\n\n".encode()
 
 
+@_body
 def response_body(tag: str) -> bytes:
     """A response, not streamed."""
     return json.dumps(_response("completed", tag)).encode()
 
 
+@_events
 def image_events(tag: str, parts: int) -> list[bytes]:
     """A stream of image generation, whole: its last event is the picture."""
     documents = [
@@ -170,6 +197,7 @@ def image_events(tag: str, parts: int) -> list[bytes]:
     return [f"event: {document['type']}\ndata: {json.dumps(document)}\n\n".encode() for document in documents]
 
 
+@_body
 def embedding_body(tag: str) -> bytes:
     """One embedding."""
     return json.dumps(
@@ -182,6 +210,7 @@ def embedding_body(tag: str) -> bytes:
     ).encode()
 
 
+@_body
 def object_body(tag: str) -> bytes:
     """A file, a batch, a job: anything with an id."""
     return json.dumps({"id": "file-abc123", "object": "file", "bytes": 120, "filename": tag, "purpose": "batch"}).encode()

@@ -9,13 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.core.message import RequestHead
+from gateway.core.record import ExchangeRecord
+from gateway.egress.sink import Sink
 from tests.sim.ledger import Desk
 
-if TYPE_CHECKING:
-    from gateway.ingress.admission import Admission, Intake
+
+class Intake(Protocol):
+    """What hears a request; `gateway.ingress.admission.Intake` is one."""
+
+    def data(self, chunk: bytes) -> None: ...
+
+    def end_of_body(self) -> None: ...
+
+    def gone(self) -> None: ...
+
+
+class Door(Protocol):
+    """Where a client goes with its request; `gateway.ingress.admission.Admission` is one."""
+
+    def begin(self, head: RequestHead, sink: Sink) -> Intake: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,7 @@ class Client:
 
     # -- what it does ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, admission: Admission) -> None:
+    def begin(self, door: Door) -> None:
         """Ask."""
         errand, loop = self.errand, self._desk.loop
         self.began_at = loop.time()
@@ -97,7 +112,7 @@ class Client:
             loop.call_later(errand.patience_s, self._lose_patience)
         if errand.leaves_after_s is not None:
             loop.call_later(errand.leaves_after_s, self._leave)
-        self.intake = admission.begin(head, self)
+        self.intake = door.begin(head, self)
         if self._to_send:
             loop.call_soon(self._upload)
         else:
@@ -175,6 +190,16 @@ class Client:
     def abort(self) -> None:
         if not self._dead("a cut"):
             self._end("aborted")
+
+    @property
+    def record(self) -> ExchangeRecord:
+        """What the gateway noted about this exchange."""
+        assert self.intake is not None
+        return self.intake.record  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def peer(self) -> str:
+        return self.errand.name
 
     def pause_body(self) -> None:
         self._paused = True

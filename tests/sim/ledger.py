@@ -45,6 +45,12 @@ class Visit:
     asked_delay_s: float | None = None
     """How long it asked to be left alone, and from when on that was known."""
     asked_at: float = 0.0
+    advice: dict[str, str] = field(default_factory=dict)
+    """What it said about coming back: `x-should-retry`, `retry-after`, `retry-after-ms`."""
+    spoke_seq: int = 0
+    """When the first part of an answer left it: content of a stream, the end of another model's answer, the first byte of anything
+    else."""
+    spoke_at: float = FOREVER
     end: str = ""
     """`finished`, `failed` or `cancelled`; empty while open."""
     closed_at: float = FOREVER

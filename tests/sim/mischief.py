@@ -42,7 +42,9 @@ def run(seed: int, *, beside_a_bad_one: bool) -> World:
     )
     world = World(seed, providers, WAYS, policy=Policy(deadline_s=30.0), chance=Midway())
     dice = random.Random(f"mischief/{seed}")
-    errands = [_ask(dice, f"good-{number}", dice.choice(("gpt-4o", "solo", "own"))) for number in range(GOOD)]
+    # Each target has served before: that it can is known to the good ones, whether or not a bad one finds out as well.
+    errands = [_ask(dice, f"first-{model}", model, at_s=0.0) for model in ("gpt-4o", "solo", "own")]
+    errands += [_ask(dice, f"good-{number}", dice.choice(("gpt-4o", "solo", "own"))) for number in range(GOOD)]
     if beside_a_bad_one:
         errands += [_mischief(dice, f"bad-{number}") for number in range(BAD)]
     return world.run(errands)
@@ -58,6 +60,7 @@ def _ask(
     model: str,
     *,
     key: str = "sk-client",
+    at_s: float | None = None,
     more: dict[str, object] | None = None,
     **manners: object,
 ) -> Errand:
@@ -66,7 +69,8 @@ def _ask(
     lines += manners.pop("lines", ())  # type: ignore[arg-type]
     body = json.dumps(document, separators=(",", ":")).encode()
     stream = document["stream"] is True
-    return Errand(name, dice.uniform(0.0, LASTS_S), b"/v1/chat/completions", body, lines=tuple(lines), stream=stream, **manners)
+    at_s = dice.uniform(0.0, LASTS_S) if at_s is None else at_s
+    return Errand(name, at_s, b"/v1/chat/completions", body, lines=tuple(lines), stream=stream, **manners)
 
 
 def _mischief(dice: random.Random, name: str) -> Errand:

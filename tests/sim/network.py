@@ -85,9 +85,16 @@ class MemoryCall:
             return
         if step.whole:
             visit.whole = True
+        if step.lives and not visit.spoke_seq:
+            visit.spoke_seq, visit.spoke_at = self._desk.next(), self._desk.loop.time()
         if step.kind == "head":
             assert step.head is not None
             visit.status = step.head.status
+            visit.advice = {
+                lower.decode(): value.decode()
+                for lower, _, value in step.head.headers
+                if lower in (b"x-should-retry", b"retry-after", b"retry-after-ms")
+            }
             visit.billed = visit.good
             self._desk.tell(visit.client, f"{visit.tag} says {step.head.status}")
             receiver.head(step.head)

@@ -14,7 +14,9 @@ from tests.sim import answers
 from tests.sim.answers import EVENTS, JSON, REFUSALS, Lines, Refusal
 from tests.sim.ledger import Visit
 
-AMBIGUOUS = frozenset({"500", "500_final", "500_late", "502", "504", "reset", "hang_up", "cut", "clean_end", "stream_error", "error_200"})
+AMBIGUOUS = frozenset(
+    {"500", "500_final", "500_late", "502", "504", "reset", "hang_up", "cut", "clean_end", "stream_error", "error_200"}
+)
 """Trouble after which the work may have been done and billed: repeating it costs double."""
 MODEL_CALLS = ("/chat/completions", "/responses", "/embeddings", "/images/generations")
 MODELS_ONLY = frozenset({"error_200", "html_200", "clean_end", "400_drained"})

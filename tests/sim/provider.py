@@ -11,9 +11,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.core.matcher import Rule
 from tests.sim.clock import BEGIN_S
 from tests.sim.ledger import FOREVER, Desk, Visit
 from tests.sim.plays import MODEL_CALLS, MODELS_ONLY, Step, play
+
+
+def everything(_visit: Visit) -> bool:
+    """Falls on every request."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class Spell:
     start_s: float
     end_s: float
     mix: dict[str, float]
-    covers: Callable[[Visit], bool] = lambda _visit: True
+    covers: Callable[[Visit], bool] = everything
     """Whom it falls on."""
 
 
@@ -38,6 +44,7 @@ class SimulatedProvider:
         keys: Sequence[str] = (),
         weather: Sequence[Spell] = (),
         base_per_s: float = FOREVER,
+        errors: tuple[Rule, ...] = (),
     ) -> None:
         self.name = name
         self.azure = azure
@@ -46,6 +53,8 @@ class SimulatedProvider:
         self.weather = tuple(weather)
         self.base_per_s = base_per_s
         """Requests a second it can bear; beyond a tenth more it answers 502 (a crash loop under retry load)."""
+        self.errors = errors
+        """What the operator of the gateway says about its errors."""
         self._recent: list[float] = []
         self._asked_before: dict[str, int] = {}
 

@@ -8,7 +8,8 @@ from gateway.config.snapshot import Client as KnownClient
 from gateway.core.plan import Policy
 from tests.sim import mischief
 from tests.sim.client import Errand
-from tests.sim.invariants import breaches, delays_kept, law_11
+from tests.sim.invariants import breaches, law_11
+from tests.sim.invariants.keys import delays_kept
 from tests.sim.provider import SimulatedProvider, Spell
 from tests.sim.world import World
 
@@ -42,6 +43,18 @@ def test_two_keys_at_their_limit_are_not_asked_in_turns():
     lines = (*AUTHORIZED, (b"x-stainless-retry-count", b"1"))
     world.run([Errand("c", 0.0, b"/v1/chat/completions", b'{"model":"m","messages":[]}', lines=lines, already_retried=True)])
     assert [visit.key for visit in world.visits] == ["one", "two"]
+    assert not breaches(world)
+
+
+def test_a_wait_for_another_key_does_not_end_with_the_same_one():
+    """The key that was waited for was not the first to come free, and the client's own retry was repeated with the other one."""
+    alpha = SimulatedProvider("alpha", keys=["one", "two"], weather=[Spell(0.0, 9.0, {"rate_soon": 1.0})])
+    world = World(0, [alpha], [("all", ("m",), [("alpha", None)])])
+    lines = (*AUTHORIZED, (b"x-stainless-retry-count", b"1"))
+    body = b'{"model":"m","messages":[]}'
+    world.run(
+        [Errand(f"c{at}", 0.05 * at, b"/v1/chat/completions", body, lines=lines, already_retried=True) for at in range(3)],
+    )
     assert not breaches(world)
 
 

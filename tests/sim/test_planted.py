@@ -8,40 +8,51 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 import pytest
 
-from gateway.core import breaker, exchange
-from gateway.core.attempt import Ask, Attempt
+from gateway.core import breaker, credentials, lessons, placement
+from gateway.core.actions import UPSTREAMS_OWN, Advice
+from gateway.core.attempt import Ask, Attempt, Place
 from gateway.core.breaker import Breaker
 from gateway.core.budget import Budget
+from gateway.core.credentials import CredentialState
 from gateway.core.exchange import Exchange
-from gateway.core.placement import Placement
+from gateway.core.farewell import Farewell
+from gateway.core.placement import Go, Placement, Stuck, Wait
 from gateway.core.plan import Family
 from gateway.core.record import Ending
-from gateway.core.registry import CredentialState
-from gateway.core.verdicts import Scope
-from gateway.egress import driver, heads
+from gateway.core.registry import Registry
+from gateway.core.suspicion import Rejections, Silence
+from gateway.core.verdicts import Fault, Scope, Verdict
+from gateway.egress import heads, request
 from gateway.egress.answer import Answer
 from gateway.egress.driver import Driver
+from gateway.egress.request import Request
+from gateway.errors import Reason
 from gateway.ingress.admission import Intake
 from gateway.observe.observer import Observer
 from tests.sim import mischief
+from tests.sim.client import Errand
 from tests.sim.invariants import ALL, breaches, law_11
-from tests.sim.storm import storm
+from tests.sim.rush import rush
+from tests.sim.storm import accidents, false_limits, hanging, no_rights, storm, strange_400s
+from tests.sim.world import World
 
 SEEDS = range(40)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-PLANTS: list[tuple[str, frozenset[str], Plant]] = []
+Run = Callable[[int], tuple[World, list[Errand]]]
+PLANTS: list[tuple[str, frozenset[str], Run, Plant]] = []
 
 
-def plant(invariant: str, *company: str) -> Callable[[Plant], Plant]:
-    """Register a planted bug: the invariant that must catch it, and those that may."""
+def plant(invariant: str, *company: str, run: Run = storm) -> Callable[[Plant], Plant]:
+    """Register a planted bug: the invariant that must catch it, those that may, and the runs that show it."""
 
     def registered(bug: Plant) -> Plant:
-        PLANTS.append((invariant, frozenset(company), bug))
+        PLANTS.append((invariant, frozenset(company), run, bug))
         return bug
 
     return registered
@@ -105,19 +116,161 @@ def _the_clients_own_retries_are_overlooked(patch):
     _around(patch, Ask, "__init__", init)
 
 
-@plant("delays_kept")
+@plant("delays_kept", "one_probe_of_a_key")
 def _nothing_is_parked(patch):
-    patch.setattr(CredentialState, "park", lambda _self, _now, _model, _delay_s: None)
+    patch.setattr(CredentialState, "park", lambda _self, _now, _model, _delay_s, **_more: None)
 
 
-@plant("delays_kept")
+@plant("delays_kept", "one_probe_of_a_key", "benched_keys_rest")
 def _a_late_success_lifts_a_fresh_park(patch):
-    _around(patch, CredentialState, "served", lambda original, self, model, *_began: original(self, model))
+    _around(patch, CredentialState, "served", lambda original, self, model, _began_at: original(self, model, float("inf")))
 
 
-@plant("paid_work_not_repeated")
+@plant("overloads_left_alone")
+def _an_overloads_delay_is_not_heard(patch):
+    def init(original, self, fault, *, delay=None, **more):
+        original(self, fault, delay=None if fault is Fault.OVERLOADED else delay, **more)
+
+    _around(patch, Verdict, "__init__", init)
+
+
+@plant("overloads_left_alone")
+def _a_provider_that_forbids_retries_is_not_heard(patch):
+    _around(patch, Verdict, "__init__", lambda original, self, fault, **more: original(self, fault, **{**more, "retry_same": True}))
+
+
+@plant("benched_keys_rest", "one_probe_of_a_key")
+def _benches_are_short(patch):
+    patch.setattr(credentials, "BENCH_S", 5.0)
+
+
+@plant("one_probe_of_a_key")
+def _a_key_is_tested_by_everybody(patch):
+    patch.setattr(CredentialState, "take", lambda _self, _now, _model: 0.0)
+
+
+@plant("keys_in_order", "first_choice_first", "one_probe_of_a_key", run=partial(storm, special=no_rights))
+def _a_key_without_rights_for_one_model_is_benched_for_all(patch):
+    _around(patch, CredentialState, "bench", lambda original, self, now, _model=None, **_more: original(self, now, refused=False))
+
+
+@plant("elsewhere_at_once")
+def _there_is_a_sleep_before_a_failover(patch):
+    def then(original, self, now):
+        step = original(self, now)
+        return Wait(step.place, step.kind, now + 0.3) if isinstance(step, Go) and self._tried else step
+
+    _around(patch, Placement, "next", then)
+
+
+@plant("one_quick_try", run=partial(storm, special=accidents))
+def _slow_failures_are_tried_again(patch):
+    patch.setattr(placement, "QUICK_WITHIN_S", float("inf"))
+
+
+@plant("one_quick_try", "elsewhere_at_once")
+def _quick_tries_are_not_counted(patch):
+    def remember(original, self, *args):
+        self._hurried = False
+        original(self, *args)
+
+    _around(patch, Placement, "remember", remember)
+    patch.setattr(Place, "isolated_failure", lambda _self, _now: True)
+
+
+@plant("alternatives_are_used", "as_persistent_as_the_sdk")
+def _one_failure_is_enough(patch):
+    _around(
+        patch,
+        Placement,
+        "next",
+        lambda original, self, now: Stuck(Reason.ATTEMPTS_EXHAUSTED) if self._tried else original(self, now),
+    )
+
+
+@plant("first_choice_first", run=partial(storm, special=false_limits))
+def _a_doubtful_rate_limit_is_believed(patch):
+    def park(original, self, now, model, delay_s, *, quota_left=False):
+        original(self, now, model, 60.0 if quota_left else delay_s)
+
+    _around(patch, CredentialState, "park", park)
+
+
+@plant("second_opinions")
+def _every_400_is_suspect(patch):
+    patch.setattr(Rejections, "suspect", property(lambda _self: True))
+
+
+@plant("second_opinions", run=partial(storm, special=strange_400s, guarded=True))
+def _one_clients_400s_are_enough(patch):
+    _around(patch, Rejections, "rejected", lambda original, self, now, _client: original(self, now, str(self._rejected)))
+
+
+@plant("as_persistent_as_the_sdk")
+def _three_short_waits_are_enough(patch):
+    patch.setattr(placement, "PERSISTENCE_S", (0.0, 0.0))
+
+
+@plant("openings_grow")
+def _each_opening_is_the_first(patch):
+    def opened(original, self, now):
+        self._opened = 0
+        original(self, now)
+
+    _around(patch, Breaker, "_open", opened)
+
+
+@plant("open_is_spared", "first_choice_first")
+def _a_third_goes_to_what_is_open(patch):
+    _around(patch, Breaker, "share", lambda original, self, now: original(self, now) or 0.3)
+
+
+@plant("ramps_are_gentle", run=rush)
+def _the_way_back_is_a_step(patch):
+    patch.setattr(Breaker, "_ramp", lambda _self, _now: 0.99)
+
+
+@plant("ramps_are_gentle", run=rush)
+def _the_ramp_does_not_wait_for_successes(patch):
+    patch.setattr(Breaker, "_ramp", lambda self, now: min(1.0, 0.1 + (now - self._since) / 5.0))
+
+
+@plant("providers_open_for_a_cause", "first_choice_first")
+def _one_target_speaks_for_all(patch):
+    _around(
+        patch,
+        Registry,
+        "_suspect_provider",
+        lambda _original, self, opened: self.providers[opened.provider].breaker.trip(opened.breaker.opened_at),
+    )
+
+
+@plant("silence_is_noticed", run=partial(storm, special=hanging))
+def _who_leaves_says_nothing(patch):
+    patch.setattr(Silence, "gave_up", lambda _self, *_args, **_more: False)
+
+
+@plant("hardly_ever_refused", "as_persistent_as_the_sdk")
+def _half_is_hopeless(patch):
+    patch.setattr(placement, "HOPELESS", 0.4)
+    patch.setattr(Breaker, "trickle", lambda _self, _now: False)
+
+
+@plant("advice_follows_the_table")
+def _the_providers_advice_is_passed_on(patch):
+    patch.setattr(Farewell, "_advice", lambda _self, _stuck, _verdict: UPSTREAMS_OWN)
+
+
+@plant("advice_follows_the_table", "as_persistent_as_the_sdk")
+def _whoever_is_refused_must_not_come_back(patch):
+    _around(
+        patch, Farewell, "_come_back", lambda original, self, delay_s: Advice(retry=False, delay_s=original(self, delay_s).delay_s)
+    )
+
+
+@plant("paid_work_not_repeated", "benched_keys_rest", "one_probe_of_a_key", "keys_in_order")
 def _everything_is_repeated(patch):
-    patch.setattr(exchange, "INFERENCE", frozenset(Family))
+    patch.setattr(lessons, "INFERENCE", frozenset(Family))
 
 
 @plant("objects_stay")
@@ -127,8 +280,8 @@ def _objects_go_anywhere(patch):
 
 @plant("keys_stay")
 def _the_clients_key_goes_along(patch):
-    original = driver.upstream_head
-    patch.setattr(driver, "upstream_head", lambda *args, **more: original(*args, **{**more, "own_account": False}))
+    original = request.upstream_head
+    patch.setattr(request, "upstream_head", lambda *args, **more: original(*args, **{**more, "own_account": False}))
 
 
 @plant(
@@ -139,13 +292,13 @@ def _the_cancel_is_dropped(patch):
     patch.setattr(Answer, "cancel", lambda self: setattr(self, "_over", True))
 
 
-_TWO_IN_ONE = ("sink_contract", "bytes_pass_through", "deadlines_kept", "truncation_never_looks_clean")
+_TWO_IN_ONE = ("nothing_crashes", "sink_contract", "bytes_pass_through", "deadlines_kept", "truncation_never_looks_clean")
 
 
 @plant("nothing_after_commit", "one_answer", *_TWO_IN_ONE)
 def _the_commit_is_forgotten(patch):
     def failed(original, self, answer, verdict):
-        answer.committed = False
+        answer.committed = self._exchange._committed = False
         original(self, answer, verdict)
 
     _around(patch, Driver, "failed", failed)
@@ -187,7 +340,7 @@ def _the_terminator_follows_the_error(patch):
 
 @plant("requests_arrive_intact")
 def _a_longer_name_is_not_counted(patch):
-    _around(patch, Driver, "_body_for", lambda original, self, *args: (original(self, *args)[0], 0))
+    _around(patch, Request, "body_for", lambda original, self, *args, **more: (original(self, *args, **more)[0], 0))
 
 
 @plant("bytes_pass_through")
@@ -236,16 +389,16 @@ def _name(bug: Plant) -> str:
     return bug.__name__.strip("_")
 
 
-@pytest.mark.parametrize(("invariant", "company", "bug"), PLANTS, ids=[_name(bug) for _, _, bug in PLANTS])
-def test_a_planted_bug_is_caught(invariant, company, bug, monkeypatch):
+@pytest.mark.parametrize(("invariant", "company", "run", "bug"), PLANTS, ids=[_name(bug) for *_, bug in PLANTS])
+def test_a_planted_bug_is_caught(invariant, company, run, bug, monkeypatch):
     bug(monkeypatch)
     broken = set()
     for seed in SEEDS:
-        world, errands = storm(seed)
+        world, errands = run(seed)
         broken |= {breach.invariant for breach in breaches(world.run(errands))}
         if invariant in broken:
             break
-    assert invariant in broken, f"{len(SEEDS)} storms, and nobody noticed; only {broken}"
+    assert invariant in broken, f"{len(SEEDS)} runs, and nobody noticed; only {broken}"
     assert broken <= {invariant, *company}
 
 
@@ -268,4 +421,4 @@ def test_a_bug_that_lets_clients_hurt_each_other_is_caught_by_law_11(bug, monkey
 
 
 def test_every_invariant_has_a_plant():
-    assert {invariant for invariant, _, _ in PLANTS} == {each.__name__ for each in ALL}
+    assert {invariant for invariant, *_ in PLANTS} == {each.__name__ for each in ALL}

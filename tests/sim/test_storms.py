@@ -10,10 +10,11 @@ from gateway.config.snapshot import Snapshot
 from tests.sim.clock import BEGIN_S
 from tests.sim.invariants import ALL, Broken, law_11, verify
 from tests.sim.mischief import run
+from tests.sim.rush import rush
 from tests.sim.storm import STORM_S, storm
 
 SEEDS = range(60)
-MANY_SEEDS = range(1000, 1400)
+MANY_SEEDS = range(1000, 2000)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -25,8 +26,15 @@ def test_a_storm_breaks_no_invariant(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", MANY_SEEDS)
 def test_many_storms_break_no_invariant(seed):
-    world, errands = storm(seed, exchanges=200)
+    world, errands = storm(seed)
     verify(world.run(errands))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rush_breaks_no_invariant(seed):
+    world, errands = rush(seed)
+    verify(world.run(errands))
+    assert any(move.state == "ramp" for move in world.transitions)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -79,7 +87,7 @@ def test_storms_are_rough_enough_to_mean_something():
         world.run(errands)
         verdicts |= {verdict for (verdict,), number in world.total("gateway_attempts_total", "verdict").items() if number}
         reasons |= {reason for (reason,), number in world.total("gateway_requests_total", "reason").items() if number}
-        states |= {state for _, _, _, state in world.transitions}
+        states |= {move.state for move in world.transitions}
         models |= {visit.model for visit in world.visits}
     assert verdicts >= {
         *("ok", "cancelled", "connect", "timeout", "stalled", "overloaded", "rate_limited", "server_error", "billing"),

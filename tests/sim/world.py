@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from gateway.config.snapshot import AdminPlan, Origin, Provider, Secret, ServerPlan, Snapshot
 from gateway.config.snapshot import Client as KnownClient
@@ -26,7 +27,7 @@ from gateway.ingress.admission import Admission
 from gateway.observe.access import AccessLog
 from gateway.observe.metrics import Metrics
 from gateway.observe.observer import Observer
-from tests.sim.client import Client, Errand
+from tests.sim.client import Client, Door, Errand
 from tests.sim.clock import BEGIN_S, VirtualLoop
 from tests.sim.ledger import Desk, Visit
 from tests.sim.network import MemoryCall
@@ -42,6 +43,21 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 Ways = Sequence[tuple[str, tuple[str, ...], Sequence[tuple[str, str | None, *tuple[Fault, ...]]]]]
 """Routes, in order: (name, globs of models, targets as (provider, model there or None, the faults it is only for))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A breaker's transition, as the gateway reported it."""
+
+    at_s: float
+    """Since the beginning."""
+    provider: str
+    model: str
+    family: str
+    """Model and family are empty for a provider's own breaker."""
+    state: str
+    seq: int = field(compare=False)
+    """When, in the order of the ledger."""
 
 
 class World:
@@ -66,8 +82,9 @@ class World:
         """Clients authenticate: their keys are for the gateway alone."""
         dice = chance or random.Random(seed)
         self.metrics = Metrics()
-        self.transitions: list[tuple[float, str, str, str]] = []
-        """(when, provider, model, new state) of every breaker."""
+        self.ways = routes
+        self.transitions: list[Move] = []
+        """Of every breaker, in order."""
         self.registry = Registry(dice.uniform, self._moved)
         surroundings = Surroundings(
             loop=self.loop,
@@ -82,9 +99,17 @@ class World:
         self.snapshot = _snapshot(self.providers, routes, self.policy, clients)
         self.admission.adopt(self.snapshot)
         self.clients: dict[str, Client] = {}
+        self.door: Door = self.admission
+        """Where clients go; to do without a gateway, something else."""
+        self.follow_up: Callable[[Client], Errand | None] = lambda _client: None
+        """What a client whose exchange is over does next."""
         self.deadlock: AssertionError | None = None
+        self.memo: dict[str, object] = {}
+        """What was once read out of a finished run."""
         self._open = 0
         self._to_come = 0
+        self._by_client: dict[str, list[Visit]] | None = None
+        self._samples: dict[str, list[tuple[str, str]]] | None = None
 
     @property
     def visits(self) -> list[Visit]:
@@ -119,45 +144,66 @@ class World:
         return call
 
     def by_client(self) -> dict[str, list[Visit]]:
-        """Return the visits of each exchange, in order."""
-        found: dict[str, list[Visit]] = {name: [] for name in self.clients}
-        for visit in self.visits:
-            found[visit.client].append(visit)
-        return found
+        """Return the visits of each exchange, in order. To be asked when all is over."""
+        if self._by_client is None:
+            self._by_client = {name: [] for name in self.clients}
+            for visit in self.visits:
+                self._by_client[visit.client].append(visit)
+        return self._by_client
 
     def story(self, name: str) -> str:
         """Return what happened in one exchange, a line each."""
         return "\n".join(f"{at:10.3f} s  {text}" for at, who, text in self.desk.log if who == name)
 
     def total(self, metric: str, *by: str) -> Counter[tuple[str, ...]]:
-        """Return the sums of a metric by these labels, as a scrape would see them."""
+        """Return the sums of a metric by these labels, as one scrape after the end sees them."""
+        if self._samples is None:
+            self._samples = {}
+            for name, labels, value in _SAMPLE.findall(self.metrics.expose()[0].decode()):
+                self._samples.setdefault(name, []).append((labels, value))
         sums: Counter[tuple[str, ...]] = Counter()
-        text = self.metrics.expose()[0].decode()
-        for name, labels, value in _SAMPLE.findall(text):
-            if name == metric:
-                known = dict(_LABEL.findall(labels))
-                sums[tuple(known[label] for label in by)] += int(float(value))
+        for labels, value in self._samples.get(metric, ()):
+            known = dict(_LABEL.findall(labels))
+            sums[tuple(known[label] for label in by)] += int(float(value))
         return sums
 
     # -- insides --------------------------------------------------------------------------------------------------------------
 
     def _schedule(self, errands: Sequence[Errand]) -> None:
-        for errand in errands:
-            client = self.clients[errand.name] = Client(self.desk, errand, self._over)
-            self.loop.call_at(BEGIN_S + errand.at_s, self._begin, client)
+        coming = [self._known(errand) for errand in errands]
+        coming.sort(key=lambda client: client.errand.at_s)
+        self._await(iter(coming))
+
+    def _await(self, coming: Iterator[Client]) -> None:
+        """Let the clients come one after the other: all at once among the loop's timers, they would make every other timer slow."""
+        client = next(coming, None)
+        if client is not None:
+            self.loop.call_at(BEGIN_S + client.errand.at_s, self._arrive, client, coming)
+
+    def _arrive(self, client: Client, coming: Iterator[Client]) -> None:
+        self._await(coming)
+        self._begin(client)
+
+    def _known(self, errand: Errand) -> Client:
+        client = self.clients[errand.name] = Client(self.desk, errand, self._over)
+        return client
 
     def _begin(self, client: Client) -> None:
         self._to_come -= 1
         self._open += 1
-        client.begin(self.admission)
+        client.begin(self.door)
 
-    def _over(self, _client: Client) -> None:
+    def _over(self, client: Client) -> None:
         self._open -= 1
+        errand = self.follow_up(client)
+        if errand is not None:
+            self._to_come += 1
+            self.loop.call_at(BEGIN_S + errand.at_s, self._begin, self._known(errand))
         if not self._open and not self._to_come:
             self.loop.call_later(LINGER_S, self.loop.stop)
 
     def _moved(self, provider: str, model: str, family: str, state: str) -> None:
-        self.transitions.append((self.loop.time() - BEGIN_S, provider, model, str(state)))
+        self.transitions.append(Move(self.loop.time() - BEGIN_S, provider, model, str(family), str(state), self.desk.next()))
         self.metrics.breaker_moved(provider, model, family, str(state))
 
     def _unix(self) -> float:
@@ -182,6 +228,7 @@ def _snapshot(
             credentials=secrets,
             headers=(header(b"x-team", b"search"),),
             connect_s=2.0,
+            errors=provider.errors,
         )
     return Snapshot(
         server=ServerPlan(),
