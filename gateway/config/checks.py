@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.addresses import BaseUrl, azure_root, proxy_from
+from gateway.config.contradictions import check_policies
 from gateway.config.document import Findings, Path
-from gateway.config.layers import policies, providers
+from gateway.config.layers import providers
 from gateway.config.schema import Configuration, Provider, Route, Section
 from gateway.config.units import Mistake, did_you_mean
 from gateway.config.validate import Remainder
@@ -65,8 +66,7 @@ class _Check:
         self._error_rules(("provider_defaults",), self._configuration.provider_defaults)
         for key, provider in self._configuration.providers.items():
             self._error_rules(("providers", key), provider)
-        for key, policy in policies(self._configuration).items():
-            self._ascending(("policies", key, "backoff"), policy.backoff, "base", "cap")
+        check_policies(self._configuration, self._findings)
         self._client_list()
         self._routes()
 
@@ -195,6 +195,8 @@ class _Check:
             at = self._rest.origin(("routes", index, "targets", position))
             if target.provider and target.provider not in self._providers:
                 findings.add((*at, "provider"), _unknown("provider", target.provider, self._providers))
+            if target.hedge and target.only_for:
+                findings.add((*at, "hedge"), "a target that is `only_for` some fault is tried after it, never beside another")
 
 
 def _takes_everything(route: Route) -> bool:

@@ -6,21 +6,28 @@ configuration in which nothing was found wrong is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import permutations
 
 from gateway.config import addresses, schema
 from gateway.config.layers import policies, providers
 from gateway.config.snapshot import AdminPlan, Client, Origin, Provider, ServerPlan, Snapshot
+from gateway.config.units import Percentile
 from gateway.core.matcher import Rule
 from gateway.core.message import header
 from gateway.core.plan import (
     BackoffPlan,
     BreakerPlan,
     BudgetPlan,
+    HedgePlan,
     Jitter,
+    Learned,
     Policy,
     ProviderPlan,
     Route,
+    StreamPlan,
     Target,
     Timeouts,
 )
@@ -32,7 +39,7 @@ def compile_snapshot(
 ) -> Snapshot:
     """Return the snapshot of a configuration without problems; `digest` names its text, `notes` go in front of ours."""
     accounts = {name: _provider(name, settings, environ) for name, settings in providers(configuration).items()}
-    rules = {name: _policy(name, settings) for name, settings in policies(configuration).items()}
+    rules = {name: compile_policy(name, settings) for name, settings in policies(configuration).items()}
     routes = _routes(configuration, accounts, rules)
     return Snapshot(
         server=_server(configuration.server),
@@ -83,6 +90,7 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
         plan=ProviderPlan(
             name=name,
             domain=settings.domain or name,
+            dialect=settings.dialect,
             credentials=tuple(key.id for key in settings.api_key),
             breaker=BreakerPlan(
                 consecutive=breaker.consecutive,
@@ -113,25 +121,52 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
         connect_s=settings.connect,
         pool=settings.pool,
         errors=tuple(Rule(rule.fault, rule.status or (), body=rule.body, scope=rule.scope) for rule in settings.errors),
+        stream_usage=settings.stream_usage,
     )
 
 
-def _policy(name: str, settings: schema.Policy) -> Policy:
-    timeouts = settings.timeouts
+def compile_policy(name: str, settings: schema.Policy) -> Policy:
+    """Return the plan of a policy that `default` has been laid under."""
+    stream = settings.stream
     return Policy(
         name=name,
         deadline_s=settings.deadline,
         attempts=settings.attempts,
-        timeouts=Timeouts(
-            first_token_s=timeouts.first_token,
-            stall_s=timeouts.stall,
-            answer_s=timeouts.answer,
-            max_stream_s=timeouts.max_stream,
-        ),
+        timeouts=_timeouts(settings.timeouts),
         backoff=BackoffPlan(settings.backoff.base, settings.backoff.cap, Jitter(settings.backoff.jitter)),
+        hedge=None if settings.hedge is None else _hedge(settings.hedge),
+        stream=StreamPlan(
+            hold_s=stream.hold, resume=stream.resume, keepalive_s=stream.keepalive, early_keepalive_s=stream.early_keepalive
+        ),
         rate_limit_wait_s=settings.rate_limit_wait,
         failover_content_policy=settings.content_policy == "failover",
     )
+
+
+def _timeouts(settings: schema.PolicyTimeouts) -> Timeouts:
+    first_token_s, answer_s = settings.first_token.initially, settings.answer.initially
+    if first_token_s is None or answer_s is None:
+        raise AssertionError(settings)
+    return Timeouts(
+        first_token_s=first_token_s,
+        stall_s=settings.stall,
+        answer_s=answer_s,
+        max_stream_s=settings.max_stream,
+        learned_first_token=_learned(settings.first_token),
+        learned_answer=_learned(settings.answer),
+    )
+
+
+def _learned(settings: schema.LearnedLimit) -> Learned | None:
+    multiple = settings.learned
+    return None if multiple is None else Learned(multiple.of.share, multiple.factor, settings.floor)
+
+
+def _hedge(settings: schema.Hedge) -> HedgePlan:
+    plan = HedgePlan(floor_s=settings.floor, budget=settings.budget, max=settings.max, non_stream=settings.non_stream)
+    if isinstance(settings.after, Percentile):
+        return replace(plan, quantile=settings.after.share)
+    return replace(plan, after_s=settings.after)
 
 
 def _routes(configuration: schema.Configuration, accounts: dict[str, Provider], rules: dict[str, Policy]) -> tuple[Route, ...]:
@@ -142,7 +177,8 @@ def _routes(configuration: schema.Configuration, accounts: dict[str, Provider], 
         Route(
             name=route.name,
             targets=tuple(
-                Target(accounts[target.provider].plan, target.model, frozenset(target.only_for or ())) for target in route.targets
+                Target(accounts[target.provider].plan, target.model, frozenset(target.only_for or ()), target.hedge, target.prefill)
+                for target in route.targets
             ),
             policy=rules[route.policy],
             models=route.match.models,
@@ -170,4 +206,28 @@ def _notes(configuration: schema.Configuration, accounts: dict[str, Provider], r
             notes.append(f"{name}: the key travels unencrypted, the address is http")
         if name not in used:
             notes.append(f"{name} is in no route: requests that name a model reach it by /providers/{name}/ only")
+    for route in routes:
+        notes += [f"route {route.name} {note}" for note in _lonely(route)]
     return tuple(notes)
+
+
+def _lonely(route: Route) -> Iterator[str]:
+    """Yield what the policy promises and the targets cannot keep."""
+    places = {(target.provider.name, target.model): target for target in route.targets}
+    ordinary = [target for target in places.values() if not target.only_for]
+    if route.policy.hedge is not None and not any(
+        other.hedge or (other.provider.dialect == target.provider.dialect and _same_model(route, target.model, other.model))
+        for target, other in permutations(ordinary, 2)
+    ):
+        lack = "no other target has the same dialect and model, or `hedge: on`" if len(ordinary) > 1 else "it has one target only"
+        yield f"is never hedged: {lack}"
+    if route.policy.stream.resume and len(places) == 1:
+        yield "resumes streams, but has one target only: name another one to go on at"
+
+
+def _same_model(route: Route, one: str | None, other: str | None) -> bool:
+    """Whether two targets may be asked for the same model; one that keeps the client's name may be asked for any of the route's."""
+    if one is None or other is None:
+        named = one or other
+        return named is None or route.models is None or any(fnmatchcase(named, glob) for glob in route.models)
+    return one == other

@@ -6,10 +6,13 @@ again. No secret can get here: keys are counted, proxies reduced to host and por
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from gateway.config.addresses import Listen
 from gateway.config.snapshot import Provider, Snapshot
 from gateway.config.units import show_duration
-from gateway.core.plan import Route, Target
+from gateway.core.plan import Policy, Route, Target
 
 
 def describe(snapshot: Snapshot) -> list[str]:
@@ -54,8 +57,22 @@ def _route(route: Route) -> str:
     policy = route.policy
     return (
         f"route {route.name}: {'; '.join(wanted) or 'everything'} -> {', then '.join(map(_target, route.targets))}"
-        f" (policy {policy.name}: {show_duration(policy.deadline_s)}, {policy.attempts} attempt{'s' * (policy.attempts > 1)})"
+        f" (policy {policy.name}: {', '.join(_policy(policy))})"
     )
+
+
+def _policy(policy: Policy) -> Iterator[str]:
+    yield show_duration(policy.deadline_s)
+    yield f"{policy.attempts} attempt{'s' * (policy.attempts > 1)}"
+    if policy.timeouts.learned_first_token or policy.timeouts.learned_answer:
+        yield "learns its limits"
+    if policy.hedge is not None:
+        after_s = policy.hedge.after_s
+        yield f"hedges after {f'p{policy.hedge.quantile * 100:.0f}' if after_s is None else show_duration(after_s)}"
+    if policy.stream.hold_s:
+        yield f"holds streams {'until whole' if math.isinf(policy.stream.hold_s) else f'for {show_duration(policy.stream.hold_s)}'}"
+    if policy.stream.resume:
+        yield "resumes streams"
 
 
 def _target(target: Target) -> str:

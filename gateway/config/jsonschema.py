@@ -14,10 +14,12 @@ from typing import Any, Final
 from gateway.config import schema
 from gateway.config.planned import NOT_BUILT
 from gateway.config.schema import REQUIRED
+from gateway.config.values import DURATION
 
 SHORT_FORMS: Final[dict[str, dict[str, Any]]] = {
     "RateLimit": {"type": "string", "description": "An amount per period, e.g. 600/min."},
     "Target": {"type": "string", "description": "A provider's name; the client's model name is kept."},
+    "LearnedLimit": DURATION | {"description": "A limit that stays as it is."},
     "Hedge": {"enum": [False, "off"], "description": "No hedging."},
 }
 """What may stand for the mapping of a section."""

@@ -33,5 +33,5 @@ def providers(configuration: Configuration) -> dict[str, Provider]:
 
 def policies(configuration: Configuration) -> dict[str, Policy]:
     """Return every policy with `default` under it, and `default` itself."""
-    default = configuration.policies.get("default", Policy())
+    default = layered(Policy(), configuration.policies.get("default", Policy()))
     return {"default": default} | {name: layered(default, policy) for name, policy in configuration.policies.items()}

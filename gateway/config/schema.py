@@ -31,12 +31,15 @@ from gateway.config.values import (
     Hold,
     Keys,
     Label,
+    Learned,
     Model,
     Name,
     PathGlob,
     PositiveDuration,
     PositiveShare,
+    PrefillName,
     Proxy,
+    Pulse,
     Rate,
     RuledFault,
     ScopeName,
@@ -247,6 +250,11 @@ class Provider(Section):
     retry_budget: RetryBudget = Field(description="How many requests may be repeated here.", default_factory=RetryBudget)
     quota: Quota | None = Field(description="What the account may send.", default=None)
     queue: Queue = Field(description="Where requests wait for room.", default_factory=Queue)
+    stream_usage: Switch = Field(
+        description="Whether it takes `stream_options.include_usage`, so that the gateway may ask for the usage of streams whose "
+        "clients did not.",
+        default=False,
+    )
     errors: tuple[ErrorRule, ...] = Field(
         description="What its error answers mean, where you know better; the first that fits decides. A provider's own list stands "
         "for itself: that of `provider_defaults` is not added to it.",
@@ -269,6 +277,15 @@ class Target(Section):
     model: Model | None = Field(description="The model's name there; the client's where it is not said.", default=None)
     weight: Weight = Field(description="Its share where targets are balanced.", default=1.0)
     only_for: tuple[FaultName, ...] | None = Field(description="Tried only after one of these faults.", default=None, min_length=1)
+    hedge: Switch = Field(
+        description="May stand in for a slow target in a hedge though its dialect or its model's name is another.", default=False
+    )
+    prefill: PrefillName = _said(
+        "none",
+        "How it takes the beginning of its answer, for streams that are resumed: none: not at all; plain: as a last "
+        "message of the assistant; prefix: with `prefix: true` on that (DeepSeek's beta addresses); prefix_echoed: the same, and "
+        "its answer repeats the beginning (Mistral); continue_final: with `continue_final_message: true` (vLLM, SGLang).",
+    )
 
 
 class Route(Section):
@@ -283,12 +300,25 @@ class Route(Section):
     policy: Name = _said("default", "One of `policies`.")
 
 
+class LearnedLimit(Section):
+    """A limit that follows what the target usually takes for requests of that size."""
+
+    learned: Learned | None = Field(description="A percentile of its last minutes, p50 to p99, times 1 to 100.", default=None)
+    floor: PositiveDuration = _said("20s", "Never shorter than this.")
+    initially: PositiveDuration | None = Field(
+        description="The limit until enough is known; what it would be without `learned`, where it is not said.", default=None
+    )
+
+
+AttemptLimit = Annotated[LearnedLimit, short_for("initially", learned=None)]
+
+
 class PolicyTimeouts(Section):
     """Limits of one attempt."""
 
-    first_token: PositiveDuration = _said("120s", "From send to first content, for streams.")
+    first_token: AttemptLimit = _said("120s", "From send to first content, for streams.")
     stall: PositiveDuration = _said("120s", "Silence after the answer's first byte.")
-    answer: PositiveDuration = _said("600s", "From send to the end of a whole non-streamed answer.")
+    answer: AttemptLimit = _said("600s", "From send to the end of a whole non-streamed answer.")
     max_stream: PositiveDuration = _said("60m", "From send to the end of a stream.")
 
 
@@ -303,18 +333,30 @@ class Backoff(Section):
 class Hedge(Section):
     """When a second attempt is started beside a slow one."""
 
-    after: HedgeAfter = _said("p95", "Percentile of the target's time to first content.")
+    after: HedgeAfter = _said(
+        "p95", "Without content for so long: a percentile of what the target usually takes, p10 to p99, or a time."
+    )
     floor: PositiveDuration = _said("300ms", "Never sooner than this.")
-    budget: Share = _said("5%", "Share of requests that may be hedged.")
+    budget: PositiveShare = _said("5%", "Hedges per request of the route.")
+    max: Annotated[int, *count(1, 3)] = Field(description="Hedges per client request.", default=1)
     non_stream: Switch = Field(description="Also where the answer is not a stream.", default=False)
 
 
 class Stream(Section):
     """How streams are relayed."""
 
-    hold: Hold = _said("none", "Hold content back to mend an early break: none, a time, or all.")
-    resume: Switch = Field(description="Continue a broken stream by another request.", default=False)
-    keepalive: PositiveDuration | None = Field(description="Send comments in silent gaps.", default=None)
+    hold: Hold = _said(
+        "none",
+        "How long the first content is held back, so that an early break is mended unseen: none, a time, or all of the answer.",
+    )
+    resume: Switch = Field(
+        description="Continue a stream that broke by another request, which another model may answer.", default=False
+    )
+    keepalive: Pulse = _said("15s", "Silence in a stream after which a comment is sent, or off.")
+    early_keepalive: Pulse = Field(
+        description="The same before the first content, or off. It fixes the status: later errors come inside the stream.",
+        default=False,
+    )
 
 
 class Policy(Section):

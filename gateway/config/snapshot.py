@@ -149,6 +149,8 @@ class Provider:
     """Connections at most."""
     errors: tuple[Rule, ...] = ()
     """The operator's own rules for what its error answers mean; looked at before the dialect's."""
+    stream_usage: bool = False
+    """Whether `stream_options.include_usage` may be asked of it where the client did not."""
 
     @property
     def name(self) -> str:

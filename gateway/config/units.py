@@ -36,6 +36,21 @@ class Rate:
         return max(1.0, self.amount / 10)
 
 
+@dataclass(frozen=True, slots=True)
+class Percentile:
+    """The value that a share (0 to 1) of all others does not exceed."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Multiple:
+    """So many times a percentile."""
+
+    of: Percentile
+    factor: float
+
+
 _LONGEST_S: Final = 366 * 86400.0
 _LARGEST: Final = 10**15
 
@@ -62,6 +77,10 @@ _RATE: Final = re.compile(
     rf"(?P<amount>{_NUMBER})(?P<scale>[kM]?)\s?/\s?(?P<count>\d{{1,9}})?(?P<unit>ms|s|sec|m|min|h|hour|d|day)", re.ASCII
 )
 _PERIODS: Final = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}
+
+_PERCENTILE: Final = re.compile(rf"p(?P<rank>{_NUMBER})", re.ASCII)
+_MULTIPLE: Final = re.compile(rf"(?P<percentile>p{_NUMBER})\s*[x\u00d7]\s*(?P<factor>{_NUMBER})", re.ASCII)
+_LARGEST_FACTOR: Final = 100
 
 _PERCENT: Final = re.compile(rf"(?P<number>{_NUMBER})\s?%", re.ASCII)
 
@@ -152,6 +171,29 @@ def positive_share(value: object) -> float:
     if result <= 0:
         raise Mistake("must be more than 0%")
     return result
+
+
+def percentile(value: object, lowest: int) -> Percentile | None:
+    """Read `p95`, a whole one from `lowest` to 99; None where the value is not written like a percentile at all."""
+    match = _PERCENTILE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    rank = float(match["rank"])
+    if not rank.is_integer() or not lowest <= rank <= 99:
+        raise Mistake(f"percentiles are whole and go from p{lowest} to p99")
+    return Percentile(rank / 100)
+
+
+def multiple(value: object, lowest: int) -> Multiple:
+    """Read `p99 x 3`, also with a multiplication sign and without spaces: a percentile from `lowest` up, times 1 to 100."""
+    match = _MULTIPLE.fullmatch(value) if isinstance(value, str) else None
+    of = percentile(match["percentile"], lowest) if match is not None else None
+    if match is None or of is None:
+        raise Mistake('write a percentile and a factor, e.g. "p99 x 3"')
+    factor = float(match["factor"])
+    if not 1 <= factor <= _LARGEST_FACTOR:
+        raise Mistake(f"the factor goes from 1 to {_LARGEST_FACTOR}")
+    return Multiple(of, factor)
 
 
 def integer(value: object, low: int, high: int) -> int:

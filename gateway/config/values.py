@@ -7,6 +7,7 @@ and certificates are opened while they are read, so that a missing file is repor
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import warnings
 from typing import Annotated, Any, Final
@@ -16,6 +17,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from gateway.config import addresses, secrets, units
 from gateway.config.snapshot import Secret
 from gateway.config.units import Mistake
+from gateway.core.plan import Prefill
 from gateway.core.verdicts import Fault, Scope
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
@@ -219,20 +221,43 @@ def _api_version(value: object) -> str:
     return written
 
 
-def _hold(value: object) -> str | float:
-    return value if isinstance(value, str) and value in {"none", "all"} else units.duration(value)
+def _duration_or(value: object, otherwise: str) -> float:
+    """Read a duration above zero; what else could stand here is said behind what is wrong."""
+    try:
+        return units.positive_duration(value)
+    except Mistake as mistake:
+        raise Mistake(f"{mistake.message}; or {otherwise}") from None
 
 
-def _hedge_after(value: object) -> str:
-    written = units.text(value)
-    if not re.fullmatch(r"p[1-9][0-9]", written, re.ASCII):
-        raise Mistake("a percentile is expected, from p10 to p99")
-    return written
+def _hold(value: object) -> float:
+    """Read how long content is held back: seconds, infinite for `all`."""
+    if value == "none":
+        return 0.0
+    return math.inf if value == "all" else _duration_or(value, "none, or all")
 
 
-def short_for(key: str) -> BeforeValidator:
-    """Let a bare value stand for the mapping that has only this key, whose reader then judges it."""
-    return BeforeValidator(lambda value: value if isinstance(value, dict) else {key: value})
+_SHORTEST_PULSE_S: Final = 1.0
+
+
+def _pulse(value: object) -> float:
+    """Read after how much silence something is sent: seconds, infinite for `off`."""
+    if value is False or value == "off":
+        return math.inf
+    seconds = _duration_or(value, "off")
+    if seconds < _SHORTEST_PULSE_S:
+        raise Mistake("must be at least 1s; or off")
+    return seconds
+
+
+def _hedge_after(value: object) -> units.Percentile | float:
+    """Read when to hedge: at a percentile, or after so many seconds."""
+    percentile = units.percentile(value, 10)
+    return _duration_or(value, "a percentile, e.g. p95") if percentile is None else percentile
+
+
+def short_for(key: str, **rest: None) -> BeforeValidator:
+    """Let a bare value stand for the mapping that has this key, whose reader then judges it, and the `rest`."""
+    return BeforeValidator(lambda value: value if isinstance(value, dict) else {key: value, **rest})
 
 
 def _off(value: object) -> object:
@@ -241,14 +266,18 @@ def _off(value: object) -> object:
     return None if value is False or value == "off" else value
 
 
-def _string(pattern: str = "", *examples: str) -> WithJsonSchema:
+def _pattern(pattern: str, *examples: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     if pattern:
         # A reference is allowed wherever a string is; what it will hold, an editor cannot know.
         schema["pattern"] = rf"^(?:{pattern}|.*\$\{{.*)$"
     if examples:
         schema["examples"] = list(examples)
-    return WithJsonSchema(schema)
+    return schema
+
+
+def _string(pattern: str = "", *examples: str) -> WithJsonSchema:
+    return WithJsonSchema(_pattern(pattern, *examples))
 
 
 def count(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
@@ -264,12 +293,15 @@ def choice(*choices: str) -> tuple[PlainValidator, WithJsonSchema]:
     return PlainValidator(lambda value: units.one_of(value, choices)), WithJsonSchema({"enum": list(choices)})
 
 
-_SPAN: Final = r"(?:\d+(?:\.\d+)?(?:h|m|s|ms))+"
+_NUMBER: Final = r"\d+(?:\.\d+)?"
+_SPAN: Final = rf"(?:{_NUMBER}(?:h|m|s|ms))+"
 _SWITCH: Final = WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["on", "off"]}, {"type": "string", "pattern": r"\$\{"}]})
 _SECRET: Final = WithJsonSchema({"type": "string", "minLength": 1})
 
-Duration = Annotated[float, PlainValidator(units.duration), _string(_SPAN, "250ms", "2s", "1m", "1h")]
-PositiveDuration = Annotated[float, PlainValidator(units.positive_duration), _string(_SPAN, "250ms", "2s", "1m", "1h")]
+DURATION: Final = _pattern(_SPAN, "250ms", "2s", "1m", "1h")
+"""A duration in an editor's eyes."""
+Duration = Annotated[float, PlainValidator(units.duration), WithJsonSchema(DURATION)]
+PositiveDuration = Annotated[float, PlainValidator(units.positive_duration), WithJsonSchema(DURATION)]
 Size = Annotated[int, PlainValidator(units.size), _string(r"\d+(?:\.\d+)? ?[kKMmGgTt]?i?[bB]", "64KiB", "10MB")]
 Share = Annotated[float, PlainValidator(units.share), _string(r"\d+(?:\.\d+)? ?%", "20%")]
 PositiveShare = Annotated[float, PlainValidator(units.positive_share), _string(r"\d+(?:\.\d+)? ?%", "50%")]
@@ -325,9 +357,18 @@ Statuses = Annotated[
     WithJsonSchema({"anyOf": [*_STATUS["anyOf"], {"type": "array", "items": _STATUS, "minItems": 1}]}),
 ]
 BodyPattern = Annotated[re.Pattern[bytes], PlainValidator(_body_pattern), _string("", "(?i)capacity|no healthy upstream")]
-HedgeAfter = Annotated[str, PlainValidator(_hedge_after), _string(r"p[1-9][0-9]", "p95")]
-Hold = Annotated[
-    str | float, PlainValidator(_hold), WithJsonSchema({"anyOf": [{"enum": ["none", "all"]}, {"type": "string", "pattern": _SPAN}]})
+HedgeAfter = Annotated[units.Percentile | float, PlainValidator(_hedge_after), _string(rf"p[1-9][0-9]|{_SPAN}", "p95", "800ms")]
+Learned = Annotated[
+    units.Multiple,
+    PlainValidator(lambda value: units.multiple(value, 50)),
+    _string(rf"p[5-9][0-9]\s*[x\u00d7]\s*{_NUMBER}", "p99 x 3"),
+]
+Hold = Annotated[float, PlainValidator(_hold), _string(rf"none|all|{_SPAN}", "none", "500ms", "all")]
+Pulse = Annotated[
+    float, PlainValidator(_pulse), WithJsonSchema({"anyOf": [_pattern(rf"off|{_SPAN}", "15s", "45s"), {"const": False}]})
+]
+PrefillName = Annotated[
+    Prefill, PlainValidator(lambda value: Prefill(units.one_of(value, tuple(Prefill)))), WithJsonSchema({"enum": list(Prefill)})
 ]
 OFF: Final = BeforeValidator(_off)
 """Lets `off` stand for the absence of a section."""

@@ -10,9 +10,23 @@ import pytest
 from gateway.config.describe import describe
 from gateway.config.snapshot import AdminPlan, ServerPlan
 from gateway.core.matcher import Rule
-from gateway.core.plan import BackoffPlan, BreakerPlan, BudgetPlan, Jitter, Policy, ProviderPlan, Timeouts
+from gateway.core.plan import (
+    BackoffPlan,
+    BreakerPlan,
+    BudgetPlan,
+    HedgePlan,
+    Jitter,
+    Learned,
+    Policy,
+    Prefill,
+    ProviderPlan,
+    StreamPlan,
+    Target,
+    Timeouts,
+)
 from gateway.core.verdicts import Fault, Scope
 
+NEVER = float("inf")
 ONE = "providers: {p: {dialect: openai, base_url: https://h/v1}}\n"
 
 
@@ -25,9 +39,9 @@ def test_the_least_configuration_has_the_plans_own_defaults(read):
     assert (provider.plan.breaker, provider.plan.budget) == (BreakerPlan(), BudgetPlan())
     assert (provider.connect_s, provider.pool, provider.plan.domain) == (5.0, 1000, "p")
     assert provider.plan == ProviderPlan("p", "p")
-    assert provider.errors == ()
+    assert (provider.errors, provider.stream_usage) == ((), False)
     assert (provider.credentials, provider.headers, provider.region, provider.api_version) == ((), (), "", None)
-    assert (route.name, route.policy) == ("default", Policy())
+    assert (route.name, route.policy) == ("default", Policy(stream=StreamPlan(keepalive_s=15.0)))
     assert (route.models, route.paths, route.clients) == (None, None, None)
     assert route.targets[0].provider is provider.plan
     assert snapshot.clients is None
@@ -55,19 +69,32 @@ providers:
     breaker: {consecutive: 15, failure_rate: 16%, min_requests: 17, window: 18s, open: 19s, max_open: 20s, ramp: 21s}
     retry_budget: {ratio: 22%, floor: 23}
     queue: {wait: 31s}
+    stream_usage: on
     errors:
       - {status: [400, 5xx, "429", 500-503], body: "(?i)no room", fault: overloaded, scope: provider}
       - {status: 404, fault: model_gone}
       - {body: x, fault: caller}
 routes:
-  - {name: r, match: {models: [m], paths: [/v1/x]}, targets: [p, {provider: p, model: n, only_for: [timeout]}], policy: q}
+  - name: r
+    match: {models: [m], paths: [/v1/x]}
+    targets:
+      - p
+      - {provider: p, model: n, only_for: [timeout]}
+      - {provider: p, model: o, hedge: on, prefill: prefix_echoed}
+    policy: q
 policies:
   q:
     deadline: 24s
     attempts: 5
-    timeouts: {first_token: 25s, stall: 26s, answer: 27s, max_stream: 28s}
+    timeouts:
+      first_token: 25s
+      stall: 26s
+      answer: {learned: p50 x 1.5, floor: 27s, initially: 32s}
+      max_stream: 28s
     backoff: {base: 29ms, cap: 30s, jitter: decorrelated}
     rate_limit_wait: 0s
+    hedge: {after: p10, floor: 33ms, budget: 34%, max: 2, non_stream: on}
+    stream: {hold: 35ms, resume: on, keepalive: 1s, early_keepalive: 2s}
     content_policy: failover
 """,
     )
@@ -93,10 +120,23 @@ policies:
     )
     (route,) = snapshot.routes
     assert route.policy == Policy(
-        "q", 24.0, 5, Timeouts(25.0, 26.0, 27.0, 28.0), BackoffPlan(0.029, 30.0, Jitter.DECORRELATED), 0.0, failover_content_policy=True,
-    )  # fmt: skip
+        name="q",
+        deadline_s=24.0,
+        attempts=5,
+        timeouts=Timeouts(25.0, 26.0, 32.0, 28.0, learned_answer=Learned(0.5, 1.5, 27.0)),
+        backoff=BackoffPlan(0.029, 30.0, Jitter.DECORRELATED),
+        hedge=HedgePlan(after_s=None, quantile=0.1, floor_s=0.033, budget=0.34, max=2, non_stream=True),
+        stream=StreamPlan(hold_s=0.035, resume=True, keepalive_s=1.0, early_keepalive_s=2.0),
+        rate_limit_wait_s=0.0,
+        failover_content_policy=True,
+    )
     assert (route.models, route.paths) == (("m",), ("/v1/x",))
-    assert (route.targets[1].model, route.targets[1].only_for) == ("n", frozenset({Fault.TIMEOUT}))
+    assert route.targets == (
+        Target(provider.plan),
+        Target(provider.plan, "n", frozenset({Fault.TIMEOUT})),
+        Target(provider.plan, "o", hedge=True, prefill=Prefill.PREFIX_ECHOED),
+    )
+    assert (provider.plan.dialect, provider.stream_usage) == ("azure", True)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +213,156 @@ def test_policies_start_from_a_default_that_may_be_changed(read):
     assert (q.name, q.attempts, q.backoff.base_s, q.backoff.cap_s) == ("q", 2, 1.0, 9.0)
     assert (r.name, r.attempts, r.backoff.cap_s) == ("r", 7, 9.0)
     assert (default.name, default.attempts) == ("default", 2)
+
+
+@pytest.fixture(name="policy")
+def _policy(read):
+    """The policy that a text of `policies` comes to: the one called q, which may lie on a `default`."""
+
+    def policy(text):
+        return read(f"{ONE}routes: [{{name: r, match: {{}}, targets: [p], policy: q}}]\npolicies: {{{text}}}\n").routes[0].policy
+
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("hedge", "plan"),
+    [
+        ("off", None),
+        ("'off'", None),
+        ("{}", HedgePlan()),
+        ("{after: p99}", HedgePlan(quantile=0.99)),
+        ("{after: 800ms}", HedgePlan(after_s=0.8)),
+        ("{after: '${AFTER}', max: '${MAX}', budget: 100%}", HedgePlan(quantile=0.9, max=3, budget=1.0)),
+    ],
+)
+def test_a_hedge_is_off_or_says_when(read, hedge, plan):
+    text = f"{ONE}policies: {{default: {{hedge: {hedge}}}}}\n"
+    assert read(text, {"AFTER": "p90", "MAX": "3"}).routes[0].policy.hedge == plan
+
+
+@pytest.mark.parametrize(
+    ("stream", "plan"),
+    [
+        ("{}", StreamPlan(0.0, resume=False, keepalive_s=15.0, early_keepalive_s=NEVER)),
+        ("{hold: none}", StreamPlan(0.0, keepalive_s=15.0)),
+        ("{hold: 1m30s}", StreamPlan(90.0, keepalive_s=15.0)),
+        ("{hold: all}", StreamPlan(NEVER, keepalive_s=15.0)),
+        ("{resume: on}", StreamPlan(resume=True, keepalive_s=15.0)),
+        ("{resume: 'off', keepalive: off}", StreamPlan(keepalive_s=NEVER)),
+        ("{keepalive: 'off', early_keepalive: 45s}", StreamPlan(keepalive_s=NEVER, early_keepalive_s=45.0)),
+        ("{keepalive: 1s, early_keepalive: off}", StreamPlan(keepalive_s=1.0)),
+    ],
+)
+def test_a_stream_is_delivered_as_said(policy, stream, plan):
+    assert policy(f"q: {{stream: {stream}}}").stream == plan
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "plan"),
+    [
+        ("{first_token: 60s}", Timeouts(first_token_s=60.0)),
+        ("{first_token: {learned: p99 x 3}}", Timeouts(learned_first_token=Learned())),
+        ("{answer: {learned: p95x2, initially: 90s}}", Timeouts(answer_s=90.0, learned_answer=Learned(0.95, 2.0, 20.0))),
+        (
+            "{first_token: {learned: p50 \u00d7 10, floor: 1s}, answer: {learned: 'p99  x 1'}}",
+            Timeouts(learned_first_token=Learned(0.5, 10.0, 1.0), learned_answer=Learned(0.99, 1.0, 20.0)),
+        ),
+    ],
+)
+def test_a_limit_stays_as_it_is_or_is_learned(policy, timeouts, plan):
+    assert policy(f"q: {{timeouts: {timeouts}}}").timeouts == plan
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "plan"),
+    [
+        ("{floor: 1s, budget: 9%}", "{after: p90}", HedgePlan(quantile=0.9, floor_s=1.0, budget=0.09)),
+        ("{after: 2s, max: 2}", "{after: p90}", HedgePlan(quantile=0.9, max=2)),
+        ("{after: p90}", "{after: 2s}", HedgePlan(after_s=2.0)),
+        ("{after: p90}", "off", None),
+        ("off", "{budget: 9%}", HedgePlan(budget=0.09)),
+        ("{after: p90}", "{}", HedgePlan(quantile=0.9)),
+    ],
+)
+def test_a_policy_says_only_what_is_different_about_its_hedges(policy, default, own, plan):
+    assert policy(f"default: {{hedge: {default}}}, q: {{hedge: {own}}}").hedge == plan
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "seconds", "learned"),
+    [
+        ("{learned: p95 x 2, floor: 5s}", "60s", 60.0, None),
+        ("{learned: p95 x 2, floor: 5s}", "{learned: p99 x 3}", 120.0, Learned(0.99, 3.0, 5.0)),
+        ("{learned: p95 x 2, floor: 5s}", "{initially: 30s}", 30.0, Learned(0.95, 2.0, 5.0)),
+        ("{learned: p95 x 2, initially: 50s}", "{floor: 40s}", 50.0, Learned(0.95, 2.0, 40.0)),
+        ("{learned: p95 x 2, initially: 50s}", "{}", 50.0, Learned(0.95, 2.0, 20.0)),
+        ("60s", "{learned: p95 x 2}", 60.0, Learned(0.95, 2.0, 20.0)),
+        ("60s", "{learned: p95 x 2, initially: 50s}", 50.0, Learned(0.95, 2.0, 20.0)),
+        ("60s", "50s", 50.0, None),
+    ],
+)
+def test_a_learned_limit_and_one_that_stays_lie_over_each_other(policy, default, own, seconds, learned):
+    timeouts = policy(f"default: {{timeouts: {{first_token: {default}}}}}, q: {{timeouts: {{first_token: {own}}}}}").timeouts
+    assert (timeouts.first_token_s, timeouts.learned_first_token) == (seconds, learned)
+    assert timeouts == Timeouts(first_token_s=seconds, learned_first_token=learned)
+
+
+def test_how_streams_are_delivered_is_layered_key_by_key(policy):
+    text = "default: {stream: {hold: all, keepalive: off}}, q: {stream: {hold: 1s, resume: on, early_keepalive: 45s}}"
+    assert policy(text).stream == StreamPlan(1.0, resume=True, keepalive_s=NEVER, early_keepalive_s=45.0)
+    back = "default: {stream: {resume: on, keepalive: off}}, q: {stream: {keepalive: 9s, resume: off}}"
+    assert policy(back).stream == StreamPlan(keepalive_s=9.0)
+
+
+def test_whether_usage_may_be_asked_for_is_a_provider_s_key_like_any_other(read):
+    snapshot = read(
+        """
+provider_defaults: {dialect: openai, stream_usage: on}
+providers: {p: {base_url: https://p}, q: {base_url: https://q, stream_usage: off}}
+routes: [{name: r, match: {}, targets: [p, q]}]
+""",
+    )
+    assert [provider.stream_usage for provider in snapshot.providers.values()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("targets", "policy", "notes"),
+    [
+        ("[a]", "{hedge: {}}", ["route r is never hedged: it has one target only"]),
+        ("[a, a]", "{hedge: {}}", ["route r is never hedged: it has one target only"]),
+        ("[a, {provider: b, only_for: [timeout]}]", "{hedge: {}}", ["route r is never hedged: it has one target only"]),
+        ("[a, b]", "{hedge: {}}", []),
+        ("[a, z]", "{hedge: {}}", ["route r is never hedged: no other target has the same dialect and model, or `hedge: on`"]),
+        ("[a, {provider: b, model: m}]", "{hedge: {}}",
+         ["route r is never hedged: no other target has the same dialect and model, or `hedge: on`"]),
+        ("[a, {provider: b, model: n1}]", "{hedge: {}}", []),
+        ("[{provider: a, model: n1}, {provider: b, model: n2}]", "{hedge: {}}",
+         ["route r is never hedged: no other target has the same dialect and model, or `hedge: on`"]),
+        ("[{provider: a, model: x}, {provider: b, model: x}]", "{hedge: {}}", []),
+        ("[a, {provider: z, hedge: on}]", "{hedge: {}}", []),
+        ("[{provider: a, hedge: on}]", "{hedge: {}}", ["route r is never hedged: it has one target only"]),
+        ("[a, {provider: a, model: m}, {provider: b, model: m}]", "{hedge: {}}", []),
+        ("[a, a]", "{stream: {resume: on}}", ["route r resumes streams, but has one target only: name another one to go on at"]),
+        ("[a, {provider: b, only_for: [stream_broken]}]", "{stream: {resume: on}}", []),
+        ("[a]", "{stream: {hold: all}}", []),
+    ],
+)  # fmt: skip
+def test_a_policy_that_its_route_has_not_the_targets_for_is_noted(read, targets, policy, notes):
+    snapshot = read(
+        f"""
+clients: [{{name: c, key: k}}]
+providers:
+  a: {{dialect: openai, base_url: https://a, api_key: k1}}
+  b: {{dialect: openai, base_url: https://b, api_key: k2}}
+  z: {{dialect: azure, base_url: https://z, api_key: k3}}
+routes:
+  - {{name: r, match: {{models: ["n*"]}}, targets: {targets}, policy: p}}
+  - {{name: rest, match: {{}}, targets: [a, b, z]}}
+policies: {{p: {policy}}}
+""",
+    )
+    assert list(snapshot.notes) == notes
 
 
 def test_clients_are_known_by_the_digest_of_their_key(read):
@@ -258,8 +448,13 @@ providers:
   b: {dialect: azure, base_url: https://r, api_version: v9, api_key: k3}
 routes:
   - {name: one, match: {models: [m, n], paths: [/v1/x], clients: [team]}, targets: [a, {provider: b, model: z, only_for: [timeout]}]}
-  - {name: two, match: {}, targets: [b], policy: p}
-policies: {p: {attempts: 1, deadline: 90s}}
+  - {name: two, match: {models: [x]}, targets: [b], policy: p}
+  - {name: three, match: {models: [y]}, targets: [a, b], policy: q}
+  - {name: four, match: {}, targets: [a, {provider: b, hedge: on}], policy: s}
+policies:
+  p: {attempts: 1, deadline: 90s}
+  q: {timeouts: {answer: {learned: p99 x 3}}, hedge: {after: p90}, stream: {hold: 500ms, resume: on}}
+  s: {hedge: {after: 800ms}, stream: {hold: all}}
 """,
     )
     lines = describe(snapshot)
@@ -270,5 +465,11 @@ policies: {p: {attempts: 1, deadline: 90s}}
         "provider a: https://h:8443/v1, openai, 2 keys, fails with d, region eu, through proxy px:3128",
         "provider b: https://r, azure v9, 1 key",
         "route one: models m, n; paths /v1/x; clients team -> a, then b as z only for timeout (policy default: 10m, 4 attempts)",
-        "route two: everything -> b (policy p: 90s, 1 attempt)",
+        "route two: models x -> b (policy p: 90s, 1 attempt)",
+        (
+            "route three: models y -> a, then b (policy q: 10m, 4 attempts, learns its limits, hedges after p90, "
+            "holds streams for 500ms, resumes streams)"
+        ),
+        "route four: everything -> a, then b (policy s: 10m, 4 attempts, hedges after 800ms, holds streams until whole)",
+        "note: route three is never hedged: no other target has the same dialect and model, or `hedge: on`",
     ]

@@ -133,6 +133,34 @@ def test_an_editor_finds_nothing_to_complain_about_in_an_example(path):
     assert not _fits({"connect": "5"}, schema["$defs"]["Provider"], schema)
 
 
+@pytest.mark.parametrize(
+    ("section", "value", "fits"),
+    [
+        ("PolicyTimeouts", {"first_token": "60s", "answer": {"learned": "p99 x 3", "floor": "5s", "initially": "1m"}}, True),
+        ("PolicyTimeouts", {"first_token": {"learned": "p99\u00d72.5"}}, True),
+        ("PolicyTimeouts", {"first_token": {"learned": "${L}"}}, True),
+        ("PolicyTimeouts", {"first_token": 60}, False),
+        ("PolicyTimeouts", {"first_token": {"learned": "p49 x 3"}}, False),
+        ("PolicyTimeouts", {"stall": {"learned": "p99 x 3"}}, False),
+        ("Policy", {"hedge": False}, True),
+        ("Policy", {"hedge": {"after": "800ms", "max": 3, "non_stream": True}}, True),
+        ("Policy", {"hedge": {"max": 4}}, False),
+        ("Policy", {"hedge": {"after": "p9"}}, False),
+        ("Policy", {"hedge": True}, False),
+        ("Stream", {"hold": "all", "resume": True, "keepalive": False, "early_keepalive": "45s"}, True),
+        ("Stream", {"hold": "1m30s", "keepalive": "off"}, True),
+        ("Stream", {"hold": "some 5s"}, False),
+        ("Stream", {"keepalive": True}, False),
+        ("Target", {"provider": "p", "hedge": True, "prefill": "prefix_echoed"}, True),
+        ("Target", {"provider": "p", "prefill": "yes"}, False),
+        ("Provider", {"stream_usage": True}, True),
+    ],
+)
+def test_an_editor_knows_the_shapes_of_limits_hedges_and_streams(section, value, fits):
+    schema = jsonschema.generate()
+    assert _fits(value, schema["$defs"][section], schema) is fits
+
+
 def test_the_hot_paths_snapshot_needs_neither_yaml_nor_pydantic():
     code = "import sys, gateway.config.snapshot; sys.exit(any(name in sys.modules for name in ('yaml', 'pydantic')))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=CONFIG.parent).returncode == 0

@@ -113,7 +113,8 @@ def test_a_wrong_element_hides_nothing_behind_it(complain):
         ("api_key: ${A:?ask ops}", "4:14: providers.p.api_key: A is not set: ask ops"),
         ("api_key: os.environ/NOT_THERE", "4:14: providers.p.api_key: NOT_THERE is not set"),
         ("extra: {}", ("4:5: providers.p.extra: unknown key; known here: dialect, base_url, api_key, api_version, domain, region, "
-                      "headers, tls, proxy, connect, pool, breaker, retry_budget, quota, queue, errors")),
+                      "headers, tls, proxy, connect, pool, breaker, retry_budget, quota, queue, stream_usage, errors")),
+        ("stream_usage: maybe", "4:19: providers.p.stream_usage: maybe: must be on or off"),
         ("queue: {wait: 10}", '4:19: providers.p.queue.wait: 10: durations need a unit, e.g. "10s" or "10ms"'),
         ("errors: {}", "4:13: providers.p.errors: a list is expected, not a mapping"),
         ("errors: [500]", "4:14: providers.p.errors[0]: a mapping is expected, not a number"),
@@ -244,6 +245,12 @@ def test_the_admin_port_is_guarded_too(complain):
          [("3:79: routes[0].targets[1].only_for[0]: timeuot: must be one of connect, timeout, stalled, overloaded, rate_limited, "
           "server_error, billing, credential, model_gone, context_length, content_policy, caller, stream_broken, edge_blocked, "
           'unknown; did you mean "timeout"?')]),
+        ("[{name: a, match: {}, targets: [{provider: openai, prefill: prefixed, hedge: maybe}]}]",
+         [("3:69: routes[0].targets[0].prefill: prefixed: must be one of none, plain, prefix, prefix_echoed, continue_final; "
+           'did you mean "prefix"?'),
+          "3:86: routes[0].targets[0].hedge: maybe: must be on or off"]),
+        ("[{name: a, match: {}, targets: [openai, {provider: openai, only_for: [timeout], hedge: on}]}]",
+         ["3:96: routes[0].targets[1].hedge: a target that is `only_for` some fault is tried after it, never beside another"]),
         ("[{name: a, match: {}, targets: [{provider: openai, weight: 0}]}]",
          ["3:68: routes[0].targets[0].weight: 0: must be more than 0"]),
         ("[{name: a, match: {}, targets: [openai]}, {name: b, match: {models: [x]}, targets: [openai]}]",
@@ -270,11 +277,177 @@ def test_routes_that_cannot_work(complain, routes, lines):
         ("backoff: {jitter: off}", "3:34: policies.p.backoff.jitter: off: must be one of full, equal, decorrelated"),
         ("hedge: on", ("3:23: policies.p.hedge: on: `on` says too little: write the mapping, "
                       "e.g. {after: p95, floor: 300ms, budget: 5%}")),
+        ("hedge: 5", "3:23: policies.p.hedge: a mapping is expected, not a number"),
+        ("hedge: {after: 95}", ('3:31: policies.p.hedge.after: 95: durations need a unit, e.g. "95s" or "95ms"; or a percentile, '
+                               'e.g. p95')),
+        ("hedge: {after: off}", ("3:31: policies.p.hedge.after: off: not a duration; write a number and one of ms, s, m, h, "
+                                'e.g. "30s"; or a percentile, e.g. p95')),
+        ("hedge: {after: p9}", "3:31: policies.p.hedge.after: p9: percentiles are whole and go from p10 to p99"),
+        ("hedge: {after: p99.9}", "3:31: policies.p.hedge.after: p99.9: percentiles are whole and go from p10 to p99"),
+        ("hedge: {after: 0s}", "3:31: policies.p.hedge.after: 0s: must be longer than nothing; or a percentile, e.g. p95"),
+        ("hedge: {floor: 300}", '3:31: policies.p.hedge.floor: 300: durations need a unit, e.g. "300s" or "300ms"'),
+        ("hedge: {budget: 0%}", "3:32: policies.p.hedge.budget: 0%: must be more than 0%"),
+        ("hedge: {budget: 0.05}", '3:32: policies.p.hedge.budget: 0.05: percentages need their sign, e.g. "5%"'),
+        ("hedge: {max: 0}", "3:29: policies.p.hedge.max: 0: must be from 1 to 3"),
+        ("hedge: {max: 4}", "3:29: policies.p.hedge.max: 4: must be from 1 to 3"),
+        ("hedge: {non_stream: 2}", "3:36: policies.p.hedge.non_stream: 2: must be on or off"),
+        ("hedge: {delay: 1s}", ("3:24: policies.p.hedge.delay: unknown key; known here: after, floor, budget, max, non_stream")),
+        ("stream: {hold: 5}", '3:31: policies.p.stream.hold: 5: durations need a unit, e.g. "5s" or "5ms"; or none, or all'),
+        ("stream: {hold: 0s}", "3:31: policies.p.stream.hold: 0s: must be longer than nothing; or none, or all"),
+        ("stream: {hold: off}", ("3:31: policies.p.stream.hold: off: not a duration; write a number and one of ms, s, m, h, "
+                                'e.g. "30s"; or none, or all')),
+        ("stream: {resume: plain}", "3:33: policies.p.stream.resume: plain: must be on or off"),
+        ("stream: {keepalive: on}", ("3:36: policies.p.stream.keepalive: on: not a duration; write a number and one of ms, s, m, h, "
+                                    'e.g. "30s"; or off')),
+        ("stream: {keepalive: 999ms}", "3:36: policies.p.stream.keepalive: 999ms: must be at least 1s; or off"),
+        ("stream: {early_keepalive: 0s}", "3:42: policies.p.stream.early_keepalive: 0s: must be longer than nothing; or off"),
+        ("stream: {early_keepalive: 45}", ('3:42: policies.p.stream.early_keepalive: 45: durations need a unit, e.g. "45s" '
+                                          'or "45ms"; or off')),
+        ("timeouts: {first_token: 60}", '3:40: policies.p.timeouts.first_token: 60: durations need a unit, e.g. "60s" or "60ms"'),
+        ("timeouts: {answer: off}", ("3:35: policies.p.timeouts.answer: off: not a duration; write a number and one of ms, s, m, h, "
+                                    'e.g. "30s"')),
+        ("timeouts: {answer: 0s}", "3:35: policies.p.timeouts.answer: 0s: must be longer than nothing"),
+        ("timeouts: {answer: {learned: p99}}", ('3:45: policies.p.timeouts.answer.learned: p99: write a percentile and a factor, '
+                                               'e.g. "p99 x 3"')),
+        ("timeouts: {answer: {learned: off}}", ('3:45: policies.p.timeouts.answer.learned: off: write a percentile and a factor, '
+                                               'e.g. "p99 x 3"')),
+        ("timeouts: {answer: {learned: p99 x 0.5}}", ("3:45: policies.p.timeouts.answer.learned: p99 x 0.5: the factor goes from 1 "
+                                                     "to 100")),
+        ("timeouts: {answer: {learned: p49 x 2}}", ("3:45: policies.p.timeouts.answer.learned: p49 x 2: percentiles are whole and go "
+                                                   "from p50 to p99")),
+        ("timeouts: {answer: {learned: p99 x 3, floor: 0s}}", ("3:61: policies.p.timeouts.answer.floor: 0s: must be longer than "
+                                                              "nothing")),
+        ("timeouts: {answer: {learned: p99 x 3, ceiling: 5s}}", ("3:54: policies.p.timeouts.answer.ceiling: unknown key; "
+                                                                "known here: learned, floor, initially")),
+        ("timeouts: {stall: {learned: p99 x 3}}", ("3:34: policies.p.timeouts.stall: not a duration; write a number and one of ms, "
+                                                  's, m, h, e.g. "30s"')),
         ("content_policy: fail", '3:32: policies.p.content_policy: fail: must be one of return, failover; did you mean "failover"?'),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_policy_is_one_precise_line(complain, policy, line):
     assert complain(f"{PROVIDERS}policies: {{p: {{{policy}}}}}\n") == [line]
+
+
+LATE = (
+    "no hedge could start in time: its delay must be shorter than the attempt's limit (`first_token`; `answer` with `non_stream`) "
+    "and than `deadline`"
+)
+INITIALLY = "until enough is known the limit would be below its own floor: raise `initially`, or lower `floor`"
+BOTH = "with `hold: all` no stream is ever broken in the client's hands, so none is resumed: remove one of the two"
+HEDGES = "a hedge is an attempt too: `attempts` must be more than the hedges' `max`"
+STALL = "never comes: silence ends the stream at `stall`, which is sooner; say a shorter time, or off"
+MISSING = 'learned is missing, e.g. "p99 x 3"; a limit that stays as it is needs no braces: 60s'
+
+
+@pytest.mark.parametrize(
+    ("policy", "line"),
+    [
+        ("stream: {hold: all, resume: on}", f"3:44: policies.p.stream.resume: {BOTH}"),
+        ("stream: {hold: 600s}", ("3:31: policies.p.stream.hold: content would be held back past the `deadline`: "
+                                 "`hold` must be shorter, or all")),
+        ("stream: {early_keepalive: 10m}", "3:42: policies.p.stream.early_keepalive: never comes: the `deadline` is sooner"),
+        ("stream: {keepalive: 120s}", f"3:36: policies.p.stream.keepalive: {STALL}"),
+        ("attempts: 1, stream: {resume: on}", ("3:46: policies.p.stream.resume: to resume a stream is an attempt too: `attempts` must be "
+                                              "more than 1")),
+        ("attempts: 1, hedge: {}", f"3:26: policies.p.attempts: {HEDGES}"),
+        ("attempts: 3, hedge: {max: 3}", f"3:42: policies.p.hedge.max: {HEDGES}"),
+        ("hedge: {after: 200ms}", ("3:31: policies.p.hedge.after: `after` must not be shorter than `floor`, which would take its "
+                                  "place")),
+        ("hedge: {after: 120s}", f"3:31: policies.p.hedge.after: {LATE}"),
+        ("hedge: {floor: 120s}", f"3:31: policies.p.hedge.floor: {LATE}"),
+        ("hedge: {after: 600s, non_stream: on}", f"3:31: policies.p.hedge.after: {LATE}"),
+        ("hedge: {after: 600s}, timeouts: {first_token: {learned: p99 x 3}}", f"3:31: policies.p.hedge.after: {LATE}"),
+        ("hedge: {after: 60s, non_stream: on}, timeouts: {answer: 60s}", f"3:31: policies.p.hedge.after: {LATE}"),
+        ("hedge: {}, deadline: 300ms", f"3:23: policies.p.hedge: {LATE}"),
+        ("timeouts: {first_token: {learned: p99 x 3, initially: 19s}}", f"3:70: policies.p.timeouts.first_token.initially: {INITIALLY}"),
+        ("timeouts: {answer: {learned: p99 x 3, floor: 11m}}", f"3:61: policies.p.timeouts.answer.floor: {INITIALLY}"),
+        ("timeouts: {answer: {}}", f"3:35: policies.p.timeouts.answer: {MISSING}"),
+        ("timeouts: {first_token: {initially: 60s, floor: 5s}}", f"3:40: policies.p.timeouts.first_token: {MISSING}"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_policy_that_contradict_each_other_are_one_precise_line(complain, policy, line):
+    assert complain(f"{PROVIDERS}policies: {{p: {{{policy}}}}}\n") == [line]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "stream: {hold: 599s}",
+        "stream: {hold: all, early_keepalive: 45s, keepalive: off}",
+        "stream: {hold: all, resume: off}",
+        "stream: {keepalive: off}, timeouts: {stall: 5s}",
+        "stream: {keepalive: 150s, resume: on}",
+        "stream: {keepalive: 150s, early_keepalive: 45s}",
+        "timeouts: {stall: 5s}",
+        "attempts: 2, hedge: {max: 1}, stream: {resume: on}",
+        "hedge: {after: 300ms}",
+        "hedge: {after: 119s}",
+        "hedge: {after: 599s, non_stream: on}",
+        "hedge: {after: 130s}, timeouts: {first_token: {learned: p99 x 3}}",
+        "hedge: off, attempts: 1, deadline: 1ms",
+        "timeouts: {first_token: 5s, answer: {learned: p99 x 3, initially: 20s}}",
+    ],
+)
+def test_numbers_of_a_policy_that_agree_are_accepted(read, policy):
+    assert read(f"{PROVIDERS}policies: {{p: {{{policy}}}}}\n").routes
+
+
+def test_a_contradiction_is_reported_where_it_was_made_and_once(complain):
+    text = PROVIDERS + (
+        "policies:\n"
+        "  default:\n"
+        "    stream: {hold: all, resume: on}\n"
+        "    hedge: {floor: 130s}\n"
+        "  heir: {deadline: 500s}\n"
+        "  mended: {stream: {hold: none}, hedge: {floor: 1s}}\n"
+        "  again: {stream: {hold: all}}\n"
+        "  other: {backoff: {cap: 1ms}}\n"
+    )
+    assert complain(text) == [
+        f"5:33: policies.default.stream.resume: {BOTH}",
+        f"6:20: policies.default.hedge.floor: {LATE}",
+        "10:26: policies.other.backoff.cap: cap must not be shorter than base",
+    ]
+
+
+def test_against_what_is_inherited_a_policy_contradicts_at_its_own_key(complain):
+    text = PROVIDERS + (
+        "policies:\n"
+        "  default:\n"
+        "    timeouts: {first_token: 10s, answer: {learned: p99 x 3}}\n"
+        "    hedge: {after: 5s}\n"
+        "    stream: {keepalive: 60s, resume: on}\n"
+        "  learns: {timeouts: {first_token: {learned: p99 x 3}}}\n"
+        "  starts: {timeouts: {answer: {initially: 1s}}}\n"
+        "  hurries: {timeouts: {first_token: 4s}}\n"
+        "  tries: {attempts: 1}\n"
+        "  holds: {stream: {hold: all}}\n"
+        "  ends: {timeouts: {stall: 20s}, stream: {resume: off}}\n"
+    )
+    assert complain(text) == [
+        f"8:36: policies.learns.timeouts.first_token: {INITIALLY}",
+        f"9:43: policies.starts.timeouts.answer.initially: {INITIALLY}",
+        f"10:37: policies.hurries.timeouts.first_token: {LATE}",
+        f"11:21: policies.tries.attempts: {HEDGES}",
+        "11:21: policies.tries.attempts: to resume a stream is an attempt too: `attempts` must be more than 1",
+        f"12:26: policies.holds.stream.hold: {BOTH}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policies", "line"),
+    [
+        ("p: {hedge: {after: 130s}, timeouts: {first_token: 200}}", "first_token: 200: durations need a unit"),
+        ("p: {hedge: {after: 130s}, timeouts: [200s]}", "timeouts: a mapping is expected"),
+        ("p: {hedge: {after: 130s}}, default: {timeouts: {first_token: 200}}", "first_token: 200: durations need a unit"),
+        ("p: {stream: {hold: 700s}}, default: 5", "policies.default: a mapping is expected"),
+        ("p: {stream: {keepalive: 130s}}, default: {timeouts: {stall: 200}}", "stall: 200: durations need a unit"),
+        ("p: {timeouts: {first_token: {lerned: p99 x 3, floor: 200s}}}", "first_token.lerned: unknown key"),
+    ],
+)
+def test_nothing_is_concluded_from_a_number_that_is_wrong_itself(complain, policies, line):
+    (only,) = complain(f"{PROVIDERS}policies: {{{policies}}}\n")
+    assert line in only
 
 
 @pytest.mark.parametrize(
@@ -292,11 +465,6 @@ def test_a_mistake_in_a_policy_is_one_precise_line(complain, policy, line):
         ),
         ("provider_defaults: {quota: {requests: 8/s, tokens: {rate: 600/min, burst: 50}}}", "provider_defaults.quota", "remove it"),
         ("provider_defaults: {queue: {depth: 5, wait: 1s}}", "provider_defaults.queue.depth", "remove it"),
-        ("policies: {p: {hedge: {after: p95}}}", "policies.p.hedge", "remove it (hedge: off)"),
-        ("policies: {p: {stream: {hold: 500ms}}}", "policies.p.stream.hold", "remove it (hold: none)"),
-        ("policies: {p: {stream: {hold: all}}}", "policies.p.stream.hold", "remove it (hold: none)"),
-        ("policies: {p: {stream: {resume: on}}}", "policies.p.stream.resume", "remove it (resume: off)"),
-        ("policies: {p: {stream: {keepalive: 15s}}}", "policies.p.stream.keepalive", "remove it"),
         ("clients: [{name: a, key: b, priority: batch}]", "clients[0].priority", "remove it"),
         ("clients: [{name: a, key: b, weight: 2}]", "clients[0].weight", "remove it"),
         ("clients: [{name: a, key: b, limits: {concurrent: 5}}]", "clients[0].limits", "remove it"),
@@ -319,17 +487,13 @@ def test_a_dialect_that_is_not_built_says_so(complain, dialect):
 
 def test_values_that_mean_without_a_planned_feature_are_accepted(read):
     read(
-        PROVIDERS + "routes: [{name: a, match: {}, targets: [{provider: openai, weight: 1}], balance: ordered}]\n"
-        "policies: {p: {hedge: off, stream: {hold: none, resume: off}}, q: {hedge: 'off', stream: {resume: 'off'}}}\n",
+        PROVIDERS + "routes: [{name: a, match: {}, targets: [{provider: openai, weight: 1}], balance: ordered}]\n",
     )
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("policies: {p: {hedge: {after: 95}}}", "3:31: policies.p.hedge.after: 95: a string is expected, but YAML reads this as a number: put it in quotes"),
-        ("policies: {p: {hedge: {after: p5}}}", "3:31: policies.p.hedge.after: p5: a percentile is expected, from p10 to p99"),
-        ("policies: {p: {stream: {hold: 5}}}", '3:31: policies.p.stream.hold: 5: durations need a unit, e.g. "5s" or "5ms"'),
         ("provider_defaults: {quota: {requests: 5}}", '3:39: provider_defaults.quota.requests: 5: rates need a period, e.g. "5/s" or "5/min"'),
         ("provider_defaults: {quota: {requests: 5/x}}", ('3:39: provider_defaults.quota.requests: 5/x: not a rate; write an amount and a '
                                                          'period, e.g. "8/s", "600/min", "100/10s" or "10k/h"')),

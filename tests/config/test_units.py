@@ -114,6 +114,60 @@ def test_a_percentage_without_its_sign_is_refused_with_a_hint(value, hint):
     assert hint in caught.value.message
 
 
+@pytest.mark.parametrize(("written", "share"), [("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p50.0", 0.5)])
+def test_percentiles_are_shares(written, share):
+    assert units.percentile(written, 50) == units.Percentile(share)
+
+
+@pytest.mark.parametrize("value", ["p49", "p100", "p99.9", "p0", "p999999999999999"])
+def test_a_percentile_stays_within_its_bounds(value):
+    with pytest.raises(Mistake) as caught:
+        units.percentile(value, 50)
+    assert caught.value.message == "percentiles are whole and go from p50 to p99"
+
+
+@pytest.mark.parametrize("value", ["96", 95, "P95", "p", "p-5", "95%", "", None, True, ["p95"]])
+def test_what_is_not_written_like_a_percentile_is_none(value):
+    assert units.percentile(value, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "share", "factor"),
+    [
+        ("p99 x 3", 0.99, 3),
+        ("p99x3", 0.99, 3),
+        ("p99 \u00d7 3", 0.99, 3),
+        ("p50\u00d71", 0.5, 1),
+        ("p95  x 2.5", 0.95, 2.5),
+        ("p90 x 100", 0.9, 100),
+    ],
+)
+def test_a_multiple_is_a_percentile_and_a_factor(written, share, factor):
+    assert units.multiple(written, 50) == units.Multiple(units.Percentile(share), factor)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("p99", 'write a percentile and a factor, e.g. "p99 x 3"'),
+        ("3 x p99", 'write a percentile and a factor, e.g. "p99 x 3"'),
+        ("p99 x", 'write a percentile and a factor, e.g. "p99 x 3"'),
+        ("p99 x 3s", 'write a percentile and a factor, e.g. "p99 x 3"'),
+        ("p99 x -3", 'write a percentile and a factor, e.g. "p99 x 3"'),
+        (99, 'write a percentile and a factor, e.g. "p99 x 3"'),
+        (True, 'write a percentile and a factor, e.g. "p99 x 3"'),
+        ("p49 x 3", "percentiles are whole and go from p50 to p99"),
+        ("p99.9 x 3", "percentiles are whole and go from p50 to p99"),
+        ("p99 x 0.9", "the factor goes from 1 to 100"),
+        ("p99 x 101", "the factor goes from 1 to 100"),
+    ],
+)
+def test_what_is_not_a_multiple_says_how_to_write_one(value, message):
+    with pytest.raises(Mistake) as caught:
+        units.multiple(value, 50)
+    assert caught.value.message == message
+
+
 @pytest.mark.parametrize(("value", "number"), [(3, 3), ("4", 4), (3.0, 3)])
 def test_counts_are_whole_numbers_also_from_the_environment(value, number):
     assert units.integer(value, 1, 10) == number
