@@ -94,6 +94,7 @@ class ExchangeRecord:
         "ended_at",
         "ending",
         "family",
+        "frames_dropped",
         "hedge_skipped",
         "hold_overflowed",
         "method",
@@ -143,6 +144,8 @@ class ExchangeRecord:
         self.status = 0
         self.hedge_skipped = ""
         """Why a hedge that was due was not sent: `no_target` or `no_budget`."""
+        self.frames_dropped = 0
+        """Frames of a stream that were no JSON and were left out."""
         self.hold_overflowed = False
         """More was held back than may be, and the rest delivered as it came."""
         self.stream_broken = False

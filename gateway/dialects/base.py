@@ -60,6 +60,8 @@ class Part(StrEnum):
     ERROR = "error"
     END = "end"
     """The terminator: the stream is whole."""
+    NOISE = "noise"
+    """Data that are no JSON: nobody's words, and what every SDK stumbles over."""
     BROKEN = "broken"
     """The provider says it is done, but a stream of this kind is not whole without what was never said."""
 

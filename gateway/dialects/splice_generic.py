@@ -17,7 +17,8 @@ from gateway.core.plan import Prefill
 from gateway.core.sse import data_of, name_of
 from gateway.core.sse import events as split
 from gateway.dialects.prefill import beginning
-from gateway.dialects.transcript import Transcript, document_of, joined
+from gateway.dialects.streams_generic import document_of
+from gateway.dialects.transcript import Transcript, joined
 from gateway.dialects.usage import usage_of
 
 NOTHING = b""

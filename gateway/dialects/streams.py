@@ -17,7 +17,19 @@ import orjson
 from gateway.core.plan import Family
 from gateway.core.sse import data_of, name_of
 from gateway.dialects.base import Part, StreamReader
-from gateway.dialects.streams_generic import BROKEN, CONTENT, END, ERROR, LIFE, GenericStream, error_object, object_of
+from gateway.dialects.streams_generic import (
+    BROKEN,
+    CONTENT,
+    END,
+    ERROR,
+    LIFE,
+    NOISE,
+    GenericStream,
+    document_of,
+    error_object,
+    is_noise,
+    object_of,
+)
 from gateway.dialects.streams_media import MediaStream
 from gateway.dialects.usage import last_usage, usage_of
 
@@ -50,11 +62,11 @@ class ChatStream(GenericStream):
         if data.startswith(b"[DONE]"):
             self.ended = True
             return END
-        document = object_of(data)
+        document = document_of(data)
         if self.is_error(event, document, data):
             return ERROR
         if document is None:
-            return CONTENT
+            return NOISE if is_noise(event, data) else CONTENT
         self._note_usage(document)
         choices = document.get("choices")
         if not isinstance(choices, list):
@@ -131,7 +143,9 @@ class ResponsesStream(GenericStream):
             return END if self.ended else BROKEN
         document = object_of(data)
         if document is None:
-            return self._read_part(event, data)
+            if self.is_error(event, document, data):
+                return ERROR
+            return NOISE if is_noise(event, data) else self._read_part(event, data)
         kind = document.get("type")
         if isinstance(kind, str) and kind in _RESPONSE_ENDS:
             response = document.get("response")

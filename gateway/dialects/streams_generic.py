@@ -7,6 +7,7 @@ which build on this one.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from gateway.core.sse import data_of, events, name_of
 from gateway.dialects.base import Part
 from gateway.dialects.usage import last_usage
 
-CONTENT, LIFE, ERROR, END, BROKEN = Part.CONTENT, Part.LIFE, Part.ERROR, Part.END, Part.BROKEN
+CONTENT, LIFE, ERROR, END, BROKEN, NOISE = Part.CONTENT, Part.LIFE, Part.ERROR, Part.END, Part.BROKEN, Part.NOISE
 """Looked up once: CPython 3.11 takes longer to find a member of an enum than to search a chunk for a word."""
 
 
@@ -91,6 +92,44 @@ def object_of(data: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def document_of(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that the data of an event are, None for anything else.
+
+    Providers that cut text between UTF-16 units write half a surrogate pair in each of two events, which strict readers refuse.
+    """
+    document = object_of(data)
+    if document is not None or b"\\u" not in data:
+        return document
+    try:
+        lenient = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return lenient if isinstance(lenient, dict) else None
+
+
+def is_noise(event: bytes, data: bytes) -> bool:
+    """Whether these are the data of a whole event, not of a part of one too long to be held, and no JSON."""
+    if not (event.startswith((b"data:", b"event:")) and event.endswith((b"\n", b"\r"))):
+        return False
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def without_noise(block: bytes) -> tuple[bytes, int]:
+    """Return complete raw events without those whose data are no JSON, and how many these were."""
+    pieces = events(block)
+    kept = [event for event in pieces if not _says_nothing(event)]
+    return (block, 0) if len(kept) == len(pieces) else (b"".join(kept), len(pieces) - len(kept))
+
+
+def _says_nothing(event: bytes) -> bool:
+    data = data_of(event)
+    return bool(data) and not data.startswith(b"[DONE]") and object_of(data) is None and is_noise(event, data)
 
 
 def error_object(code: str, message: str) -> dict[str, Any]:

@@ -9,14 +9,13 @@ parses each event, and only routes that resume pay for it.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from gateway.core.plan import Family
 from gateway.core.sse import data_of
 from gateway.core.sse import events as split
-from gateway.dialects.streams_generic import object_of
+from gateway.dialects.streams_generic import document_of, object_of
 from gateway.dialects.usage import usage_of
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
@@ -255,21 +254,6 @@ def transcript_for(family: Family, body: bytes) -> ChatTranscript | ResponsesTra
     include = request.get("include")
     traced = isinstance(include, list) and "message.output_text.logprobs" in include
     return ResponsesTranscript() if plain and not traced and isinstance(request.get("input"), str | list) else None
-
-
-def document_of(data: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that the data of an event are, None for anything else.
-
-    Providers that cut text between UTF-16 units write half a surrogate pair in each of two events, which strict readers refuse.
-    """
-    document = object_of(data)
-    if document is not None or b"\\u" not in data:
-        return document
-    try:
-        lenient = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return lenient if isinstance(lenient, dict) else None
 
 
 def joined(text: str) -> str:

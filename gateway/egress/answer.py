@@ -56,6 +56,10 @@ class Reports(Protocol):
         """A stream that is held back has outgrown what may be held."""
         ...
 
+    def dropped(self) -> None:
+        """A frame that is no JSON was left out."""
+        ...
+
     def finished(self, answer: Answer) -> None: ...
 
     def failed(self, answer: Answer, verdict: Verdict) -> None:
@@ -290,6 +294,9 @@ class Answer:
             if part is Part.ERROR or part is Part.BROKEN:
                 self._break(part, self.reader)
                 return
+            if part is Part.NOISE:
+                self._driver.dropped()
+                continue
             self.held.append(event)
             self._size += len(event)
             if part is not Part.LIFE or self._size > PRELUDE_BYTES:
@@ -300,7 +307,7 @@ class Answer:
                     self._finish()
                 elif not self.committed:
                     self._hold_back(rest)
-                elif rest:
+                elif rest and not self._over:
                     block = b"".join(rest)
                     self._last_events(block, self.reader.skim(block))
                 return
@@ -320,6 +327,9 @@ class Answer:
             if part is Part.ERROR or part is Part.BROKEN:
                 self._break(part, self.reader)
                 return
+            if part is Part.NOISE:
+                self._driver.dropped()
+                continue
             self.held.append(event)
             self._size += len(event)
             if part is Part.END:
@@ -377,7 +387,7 @@ class Answer:
             if not self.committed:
                 self._driver.content(self)
             terminator = reader.terminator()
-            if terminator:
+            if terminator and not self._over:
                 self._driver.flow(terminator)
             self._finish()
 

@@ -15,7 +15,8 @@ from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Open, 
 from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
 from gateway.core.message import ResponseHead
-from gateway.core.verdicts import Fault, Verdict
+from gateway.core.record import Ending
+from gateway.core.verdicts import Fault, Scope, Verdict
 from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
@@ -27,6 +28,11 @@ from gateway.egress.surroundings import Surroundings
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which event streams allow anywhere between events and readers ignore (WHATWG HTML, section 9.2.6)."""
+
+_NO_CONTINUATION = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True, scope=Scope.NOBODY)
+"""A good answer for all we know, but another one than the client has the beginning of."""
+_NO_FINISH = Verdict(Fault.STREAM_BROKEN, code="no_finish", ambiguous=True)
+"""A terminator behind a text that was never said to be finished."""
 
 
 class Driver:
@@ -175,19 +181,21 @@ class Driver:
             chunk = self._followed(self._resumption, chunk)
             if not chunk:
                 return
-        self._exchange.record.bytes_out += len(chunk)
-        self._sink.write(chunk)
+        self._write(chunk)
 
     def _followed(self, resumption: Resumption, events: bytes) -> bytes:
         """Return what of a committed stream's events the client gets; none where this stream turns out not to continue it."""
         followed = resumption.relay(events)
+        self._exchange.record.frames_dropped += resumption.take_dropped()
         answer = self._answer
         if followed is not None or answer is None:
             return followed or b""
         answer.cancel()
-        verdict = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True)
-        self._broke(answer, verdict)
+        self._broke(answer, _NO_CONTINUATION)
         return b""
+
+    def dropped(self) -> None:
+        self._exchange.record.frames_dropped += 1
 
     def overflowed(self, answer: Answer) -> None:
         self._perform(self._exchange.overflowed(self._surroundings.clock(), answer.attempt))
@@ -197,7 +205,7 @@ class Driver:
         record.usage = answer.usage
         if resumption is not None:
             if not resumption.whole:
-                self._broke(answer, Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True))
+                self._broke(answer, _NO_CONTINUATION if resumption.spliced else _NO_FINISH)
                 return
             record.usage = resumption.usage or record.usage
             record.usage_partial = not resumption.usage_complete
@@ -217,7 +225,9 @@ class Driver:
 
     def _broke(self, answer: Answer, verdict: Verdict) -> None:
         resumption = self._resumption
-        self._exchange.resumable = resumption is not None and resumption.possible and not answer.mid_event()
+        self._exchange.resumable = (
+            resumption is not None and resumption.possible and (resumption.spliced or not answer.mid_event())
+        )
         self._perform(self._exchange.broke(self._surroundings.clock(), answer.attempt, verdict))
 
     def upload_blocked(self) -> None:
@@ -262,8 +272,7 @@ class Driver:
         request, surroundings = self._request, self._surroundings
         body = request.body
         provider = self._snapshot.providers[attempt.provider]
-        asks_usage = provider.stream_usage and self._exchange.resumes and self._exchange.record.stream
-        chunks, grown = request.body_for(attempt, provider, asks_usage=asks_usage)
+        chunks, grown = request.body_for(attempt, provider, asks_usage=provider.stream_usage and self._exchange.resumes)
         if self._resumption is not None:
             whole = b"".join(chunks)
             chunks = [self._resumption.begin(attempt, whole)]
@@ -329,9 +338,10 @@ class Driver:
     def _commit(self) -> None:
         answer = self._answer
         assert answer is not None  # noqa: S101 - only an attempt under way is committed
-        if self._resumption is None and answer.reader is not None and self._exchange.resumes and self._request.body.intact:
-            asked = any(provider.stream_usage for provider in self._snapshot.providers.values())
-            self._resumption = Resumption.of(self._family, b"".join(self._request.body.chunks), asked=asked)
+        exchange, body = self._exchange, self._request.body
+        if self._resumption is None and answer.reader is not None and exchange.resumes and body.intact and body.complete:
+            asked = self._snapshot.providers[answer.attempt.provider].stream_usage
+            self._resumption = Resumption.of(self._family, b"".join(body.chunks), asked=asked)
         for chunk in answer.commit():
             self.flow(chunk)
             if self._answer is not answer or self._answered:
@@ -354,7 +364,7 @@ class Driver:
         length = len(body) if self._request.head.method != b"HEAD" else head.content_length
         self._write_head(status, phrase, lines, length, record.ended_at)
         if body:
-            self.flow(body)
+            self._write(body)
         self._answered = True
         self._sink.end()
 
@@ -375,7 +385,7 @@ class Driver:
         )
         lines = [b"Content-Type: application/json\r\n", *advice_lines(refuse.advice)]
         self._write_head(refuse.status, b"", lines, len(body), record.ended_at)
-        self.flow(body)
+        self._write(body)
         self._answered = True
         self._sink.end()
 
@@ -392,19 +402,21 @@ class Driver:
         answer = self._answer
         committed = answer is not None and answer.committed
         if not self._client_blocked and (not committed or answer.between_events()):  # type: ignore[union-attr]  # committed
-            self.flow(KEEP_ALIVE)
+            self._write(KEEP_ALIVE)
 
     def _break(self, action: Break) -> None:
         answer = self._answer
         reader = answer.reader if answer is not None and (answer.committed or not self._early) else None
-        if self._early and reader is None:
+        # What a splice gives the client are whole events, whatever its provider is in the middle of, or has not even begun.
+        spliced = self._resumption is not None and self._resumption.spliced
+        if spliced or (self._early and reader is None):
             record = self._exchange.record
             name = record.attempts[-1].provider if record.attempts else next(iter(self._snapshot.providers))
-            self.flow(self._snapshot.providers[name].dialect.stream(self._family).error_event(action.code, action.message))
+            self._write(self._snapshot.providers[name].dialect.stream(self._family).error_event(action.code, action.message))
             self._answered = True
             self._sink.end()
         elif answer is not None and reader is not None and not answer.mid_event():
-            self.flow(reader.error_event(action.code, action.message))
+            self._write(reader.error_event(action.code, action.message))
             self._answered = True
             self._sink.end()
         else:
@@ -412,10 +424,13 @@ class Driver:
             self._sink.abort()
 
     def _finish(self) -> None:
-        record = self._exchange.record
-        if record.winner is not None and record.winner.verdict == "ok":
+        if self._exchange.record.ending is Ending.OK:
             self._answered = True
             self._sink.end()
+
+    def _write(self, data: bytes) -> None:
+        self._exchange.record.bytes_out += len(data)
+        self._sink.write(data)
 
     def _write_head(self, status: int, phrase: bytes, lines: list[bytes], length: int | None, at: float) -> None:
         record = self._exchange.record
@@ -449,9 +464,13 @@ class Driver:
 
     def _ring(self) -> None:
         self._timer = None
-        now = self._surroundings.clock()
-        if self._client_blocked and self._answer is not None:
-            self._still_heard(self._answer.attempt, now)
+        now, answer = self._surroundings.clock(), self._answer
+        if self._client_blocked and answer is not None:
+            self._still_heard(answer.attempt, now)
+        resumption = self._resumption
+        if resumption is not None and answer is not None and answer.committed:
+            # It may have stalled.
+            self._exchange.resumable = resumption.possible and (resumption.spliced or answer.between_events())
         try:
             self._perform(self._exchange.timer(now))
         except Exception:  # noqa: BLE001 - logged and answered

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from gateway.core.attempt import Attempt
 from gateway.core.plan import Family, Prefill
+from gateway.core.sse import data_of
+from gateway.core.sse import events as split
 from gateway.dialects.prefill import continuation_body
 from gateway.dialects.splice import seam, splicer_for
 from gateway.dialects.splice_generic import Splicer
+from gateway.dialects.streams_generic import without_noise
 from gateway.dialects.transcript import ChatTranscript, ResponsesTranscript, transcript_for
 from gateway.dialects.usage_chunk import ask_for_usage, without_usage
 
@@ -19,36 +22,46 @@ from gateway.dialects.usage_chunk import ask_for_usage, without_usage
 class Resumption:
     """One exchange's stream, as the client reads it."""
 
-    __slots__ = ("_provider", "_splicer", "_strips", "_transcript")
+    __slots__ = ("_attempt", "_cut_short", "_splicer", "_strips", "_transcript", "_uninvited")
 
-    def __init__(self, transcript: ChatTranscript | ResponsesTranscript, *, strips: bool) -> None:
+    def __init__(self, transcript: ChatTranscript | ResponsesTranscript | None, *, uninvited: bool, strips: bool) -> None:
         self._transcript = transcript
-        self._strips = strips
+        """None: whatever comes, it cannot be continued."""
+        self._uninvited = uninvited
         """The client did not ask for the chunk that tells the usage."""
+        self._strips = strips
+        """Such a chunk is there because we asked for it."""
         self._splicer: Splicer | None = None
-        self._provider = ""
+        self._attempt: Attempt | None = None
         """Whose stream continues ours, until the client has been told."""
+        self._cut_short = False
+        """The terminator came before the finish."""
 
     @classmethod
     def of(cls, family: Family, body: bytes, *, asked: bool) -> Resumption | None:
-        """Return what keeps track of the answer to this request; None where it can never be continued.
+        """Return what keeps track of the answer to this request; None where there is nothing to be done with it.
 
-        `asked`: the gateway may have asked for the usage on its own account.
+        `asked`: the answer's provider is one that the gateway asks for the usage on its own account.
         """
         transcript = transcript_for(family, body)
-        if transcript is None:
-            return None
-        return cls(transcript, strips=asked and family is Family.CHAT and ask_for_usage(body) is not None)
+        uninvited = family is Family.CHAT and ask_for_usage(body) is not None
+        strips = asked and uninvited
+        return None if transcript is None and not strips else cls(transcript, uninvited=uninvited, strips=strips)
 
     @property
     def possible(self) -> bool:
         """Whether another stream could continue what the client has got so far."""
-        return self._transcript.resumable
+        return self._transcript is not None and self._transcript.resumable
+
+    @property
+    def spliced(self) -> bool:
+        """Whether another stream was asked to continue the first one: from then on the client gets whole events only."""
+        return self._splicer is not None
 
     @property
     def whole(self) -> bool:
-        """Whether the splice under way, if any, has brought the stream to its end."""
-        return self._splicer is None or self._splicer.finished
+        """Whether what the client has got may end here."""
+        return not self._cut_short if self._splicer is None else self._splicer.finished
 
     @property
     def usage(self) -> tuple[int, int] | None:
@@ -62,24 +75,39 @@ class Resumption:
 
     def begin(self, attempt: Attempt, body: bytes) -> bytes:
         """Prepare for this attempt's stream and return the request for it; `body` is what any attempt there would send."""
-        asked = continuation_body(body, self._transcript, attempt.prefill)
+        transcript = self._transcript
+        assert transcript is not None  # noqa: S101 - only what is `possible` is resumed
+        asked = continuation_body(body, transcript, attempt.prefill)
         if asked is None:
             attempt.prefill = Prefill.NONE
-        self._splicer = splicer_for(self._transcript, attempt.prefill)
-        self._provider = attempt.provider
+        self._splicer = splicer_for(transcript, attempt.prefill)
+        self._strips = self._uninvited
+        self._attempt = attempt
+        attempt.catching_up = True
         return body if asked is None else asked
 
     def relay(self, events: bytes) -> bytes | None:
         """Take events of the attempt under way and return those for the client, maybe none; None: it cannot be continued so."""
-        splicer = self._splicer
+        splicer, transcript = self._splicer, self._transcript
         if splicer is not None:
             spliced = splicer.feed(events)
             if spliced is None:
                 return None
-            if spliced and self._provider and splicer.joined:
-                spliced = seam(self._provider) + spliced
-                self._provider = ""
+            attempt = self._attempt
+            if spliced and attempt is not None and splicer.joined:
+                spliced = seam(attempt.provider) + spliced
+                attempt.catching_up = False
+                self._attempt = None
             events = spliced
-        if events:
-            self._transcript.feed(events)
+        if events and transcript is not None:
+            transcript.feed(events)
+            if splicer is None and b"[DONE]" in events and transcript.resumable:
+                # Whoever puts it behind every stream puts it behind one that broke off, too.
+                events = self._without_terminator(events)
         return without_usage(events) if self._strips else events
+
+    def _without_terminator(self, events: bytes) -> bytes:
+        kept = [event for event in split(events) if not data_of(event).startswith(b"[DONE]")]
+        left = b"".join(kept)
+        self._cut_short = len(left) < len(events)
+        return left

@@ -78,12 +78,32 @@ def test_signs_of_life_in_a_chat_stream_are_not_content(event):
         chunk({}, finish="stop"),
         data({"id": "cmpl-1", "choices": [{"text": "Hi", "index": 0, "finish_reason": None}]}),
         data({"id": "cmpl-1", "choices": [{"text": "", "index": 0, "finish_reason": "length"}]}),
-        b"data: no JSON at all\n\n",
         HELLO.replace(b"\n", b"\r\n"),
     ],
 )
 def test_content_in_a_chat_stream(event):
     assert chat().read(event) is Part.CONTENT
+
+
+@pytest.mark.parametrize("frame", [b"data: no JSON at all\n\n", b'data: {"id":\r\n\r\n', b"event: x\ndata: {'a': 1}\n\n"])
+def test_a_frame_that_is_no_json_is_noise(frame):
+    assert chat().read(frame) is Part.NOISE
+    assert responses().read(frame) is Part.NOISE
+
+
+@pytest.mark.parametrize("frame", [b"data: [1, 2]\n\n", b'data: "text"\n\n', b"data: 7\n\n"])
+def test_json_that_is_no_object_is_nobodys_noise(frame):
+    assert chat().read(frame) is Part.CONTENT
+    assert responses().read(frame) is Part.CONTENT
+
+
+def test_half_a_surrogate_pair_is_a_word_like_any_other():
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null}]}\n\n'
+    assert chat().read(event) is Part.CONTENT
+    finish = b'data: {"choices":[{"index":0,"delta":{"content":"\\ude00"},"finish_reason":"stop"}]}\n\n'
+    reader = chat()
+    reader.read(finish)
+    assert reader.finished
 
 
 ERRORS = [

@@ -105,11 +105,23 @@ async def test_every_answer_says_what_happened(start: Any, serve: Any, sdk: Any)
     assert good["x-gateway-attempts"] == "1"
     assert good["x-gateway-trail"].startswith("primary:ok/")
     assert good["x-request-id"] == primary.ledger[0].request_id
-    primary.faults.set(Status(500))
+    primary.faults.set(Status(503))
     saved = (await client.chat.completions.with_raw_response.create(**ask())).headers
     assert (saved["x-gateway-provider"], saved["x-gateway-attempts"]) == ("second", "2")
     trail = saved["x-gateway-trail"].split(", ")
-    assert [entry.partition("/")[0] for entry in trail] == ["primary:server_error", "second:ok"]
+    assert [entry.partition("/")[0] for entry in trail] == ["primary:overloaded", "second:ok"]
+
+
+async def test_a_lone_500_from_a_target_that_is_well_gets_one_quick_try(start: Any, serve: Any, sdk: Any) -> None:
+    primary, second = await start("primary"), await start("second")
+    client = sdk(await serve(config(primary, second)))
+    await client.chat.completions.create(**ask())
+    primary.faults.set(Status(500))
+    saved = (await client.chat.completions.with_raw_response.create(**ask())).headers
+    trail = [entry.partition("/")[0] for entry in saved["x-gateway-trail"].split(", ")]
+    assert trail == ["primary:server_error", "primary:server_error", "second:ok"]
+    again = (await client.chat.completions.with_raw_response.create(**ask())).headers
+    assert [entry.partition("/")[0] for entry in again["x-gateway-trail"].split(", ")] == ["primary:server_error", "second:ok"]
 
 
 async def test_the_clients_request_id_is_kept(start: Any, serve: Any, sdk: Any) -> None:
