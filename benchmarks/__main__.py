@@ -1,6 +1,6 @@
-"""The command line of the benchmarks: `python -m benchmarks` compares, `python -m benchmarks profile` explains.
+"""The command line of the benchmarks: `python -m benchmarks` compares, `profile` explains, `tail` shows what hedging gains.
 
-Apart from both because an argument parser is no part of a measurement.
+Apart from all because an argument parser is no part of a measurement.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.contenders import MAKERS
 from benchmarks.flame import LOADS, profile
 from benchmarks.run import compare
+from benchmarks.tail import tail
 
 
 def _names(text: str) -> list[str]:
@@ -36,6 +37,10 @@ def main() -> int:
     flame.add_argument("--format", choices=("flamegraph", "raw", "speedscope"), default="flamegraph")
     flame.add_argument("--native", action="store_true", help="include native frames (C extensions; slower)")
     flame.set_defaults(run=profile)
+    hedging = commands.add_parser("tail", help="two gateways, with hedging and without, before providers of which 2 % are slow")
+    hedging.add_argument("--rate", type=float, default=60.0, metavar="PER_S", help="requests per second and gateway")
+    hedging.add_argument("--seconds", type=float, default=90.0)
+    hedging.set_defaults(run=tail)
     arguments = parser.parse_args()
     return int(arguments.run(arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.core.breaker import Breaker, Permit
+from gateway.core.credentials import CredentialState
 from gateway.core.hedge import HedgeBudget
 from gateway.core.plan import Family, Policy, Prefill, Target
 from gateway.core.record import AttemptRecord, Kind
@@ -52,7 +53,8 @@ class Place:
 class Attempt(AttemptRecord):
     """One upstream request, with what the machine must remember of it."""
 
-    __slots__ = ("_permits", "answered", "credential", "limit_s", "place", "prefill", "proving", "streaming", "uploading")
+    __slots__ = ("_permits", "answered", "catching_up", "credential", "key", "limit_s", "place", "prefill", "proving", "streaming",
+                 "uploading")  # fmt: skip
 
     def __init__(
         self,
@@ -68,10 +70,14 @@ class Attempt(AttemptRecord):
         self.credential = credential
         """Id of our own key to send; None: the client's own, or none."""
         self._permits = permits
+        self.key: CredentialState | None = None
+        """What is known of the key that is sent; None where a reload took it away."""
         self.proving = 0.0
         """Not 0: it is the probe of a hold on its key, until then."""
         self.prefill = Prefill.NONE
         """How a stream that broke is to be continued by this one."""
+        self.catching_up = False
+        """It continues one, and nothing of it is new to the client so far. Kept by the driver."""
         self.limit_s = NEVER
         """From send to first content of a stream, or to the end of another answer."""
         self.answered = False

@@ -65,6 +65,11 @@ class CredentialState:
         self.refused = False
         """The provider did not accept the key when it was last heard about it; being out of credit is something else."""
 
+    @property
+    def held(self) -> bool:
+        """Whether anything is known against this key, be it over or not."""
+        return bool(self._benched or self._parked)
+
     def usable_at(self, now: float, model: str) -> float:
         """Return from when on this key may be used for the model; 0, or a past moment, where nothing holds it back."""
         if not self._benched and not self._parked:

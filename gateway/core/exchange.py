@@ -134,14 +134,15 @@ class Exchange:
 
         The commit point, unless the policy holds streams back for a while: then the race is decided, and nothing else.
         """
-        attempt.content_at = attempt.heard_at = now
-        if self._early and not attempt.streaming:
+        if (self._early or self._streams) and not attempt.streaming:
             return self._no_stream(now, attempt)
+        attempt.content_at = attempt.heard_at = now
         attempt.alive(now)
         if attempt.proving:
             self._lessons.key_served(attempt)
         if self._committed:
             # It continues another one's stream.
+            self.record.winner = attempt
             return (Commit(attempt),)
         losers = self._won(now, attempt)
         hold_s = self._ask.policy.stream.hold_s
@@ -158,7 +159,7 @@ class Exchange:
     def finished(self, now: float, attempt: Attempt) -> Actions:
         """The answer is whole and good."""
         actions: Actions = FINISH
-        if self._early and not attempt.streaming:
+        if (self._early or self._streams) and not attempt.streaming:
             return self._no_stream(now, attempt)
         if not self._committed:
             losers: Actions = NOTHING
@@ -187,25 +188,28 @@ class Exchange:
         if doubted is None:
             farewell.hear(attempt, verdict)
         self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
+        self._hedge_at = NEVER
+        if attempt.kind is _HEDGE and self._live:
+            # What a hedge is told is not the last word: it went where the client's request would not have gone.
+            return NOTHING
         final = self._lessons.final(now, attempt, fault, intact=self.intact)
         if final is not None:
             return (*self._cancel_live(now), *self._give_up(now, Stuck(final)))
-        self._hedge_at = NEVER
-        if self._live:
-            # It may yet be good.
-            return NOTHING
-        return self._next(now)
+        # Where another one is under way, it may yet be good.
+        return NOTHING if self._live else self._next(now)
 
     def broke(self, now: float, attempt: Attempt, verdict: Verdict) -> Actions:
         """The committed answer broke off, stalled, or ended in an in-band error."""
+        attempt.broken = self._streams and attempt.content_at > 0.0
         self._end_attempt(now, attempt, verdict)
-        self._lessons.failed(now, attempt, verdict)
         go = self._resume(now, attempt, verdict)
         if go is not None:
             return self._send(now, go)
         self.record.stream_broken = self._streams
         self._over(now, Ending.FAILED, Reason.STREAM_BROKEN)
-        return (Break(verdict.code or Reason.STREAM_BROKEN.value, "The provider's answer broke off before its end."),)
+        # Why nobody could go on with it is not what happened to the client's stream.
+        code = verdict.code if attempt.content_at else ""
+        return (Break(code or Reason.STREAM_BROKEN.value, "The provider's answer broke off before its end."),)
 
     def client_gone(self, now: float) -> Actions:
         """The client left: nobody's failure."""
@@ -270,9 +274,9 @@ class Exchange:
             place.provider.budget.deposit()
         permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
         attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, now)
-        credential = self._placement.credential_state(place, go.credential)
-        if credential is not None:
-            attempt.proving = credential.take(now, place.model)
+        attempt.key = self._placement.credential_state(place, go.credential)
+        if attempt.key is not None and attempt.key.held:
+            attempt.proving = attempt.key.take(now, place.model)
         timeouts = ask.policy.timeouts
         learned = timeouts.learned_first_token if ask.stream else timeouts.learned_answer
         attempt.limit_s = timeouts.first_token_s if ask.stream else timeouts.answer_s
@@ -297,11 +301,16 @@ class Exchange:
     def _resume(self, now: float, attempt: Attempt, verdict: Verdict) -> Go | None:
         """Return where a stream that broke after its commit goes on, if it may and can."""
         policy = self._ask.policy
+        refused = attempt.prefill is not Prefill.NONE and verdict.fault is Fault.CALLER and not attempt.content_at
+        if refused:
+            # It does not take the beginning of an answer after all: then it is asked from the beginning, now and ever after.
+            # Nothing is learned from it about what clients ask for.
+            attempt.place.state.prefill_refused = True
+        else:
+            self._lessons.failed(now, attempt, verdict)
         if not (policy.stream.resume and self.resumable and self.intact) or len(self.record.attempts) >= policy.attempts:
             return None
-        if attempt.prefill is not Prefill.NONE and verdict.fault is Fault.CALLER:
-            # It does not take the beginning of an answer after all: then it is asked from the beginning, now and ever after.
-            attempt.place.state.prefill_refused = True
+        if refused:
             return Go(attempt.place, Kind.RESUME, attempt.credential)
         self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
         go = self._placement.untried(attempt.place, now)
@@ -358,7 +367,9 @@ class Exchange:
         """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
         if self.done:
             return NEVER
-        wake_at = min(self._comfort_at(), self._hedge_at)
+        wake_at = self._hedge_at
+        if self._ask.stream:
+            wake_at = min(wake_at, self._comfort_at())
         if not self._committed:
             wake_at = min(wake_at, self._ask.deadline_at, self._held_until)
         if self._due is not None:
@@ -401,7 +412,8 @@ class Exchange:
         if not self._streams:
             return NEVER
         attempt = self._live[0]
-        return max(attempt.heard_at, attempt.started_at, self._comforted_at) + plan.keepalive_s
+        heard_at = 0.0 if attempt.catching_up else attempt.heard_at
+        return max(heard_at, attempt.started_at, self._comforted_at) + plan.keepalive_s
 
     def _comfort(self, now: float) -> Actions:
         self._comforted_at = now

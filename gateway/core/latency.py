@@ -18,7 +18,7 @@ WINDOW_S = 100.0
 REFRESH_S = 3.0
 """A quantile that was reckoned less than this ago is good enough."""
 MIN_SAMPLES = 20
-"""A percentile of fewer than so many is a guess; p95 of twenty is their second largest."""
+"""A percentile of fewer than so many is a guess; a high one needs as many as leave one sample beyond it: p99 a hundred."""
 SIZES = (4_096, 32_768, 262_144)
 """Bounds of the classes of request bodies, in bytes."""
 
@@ -50,7 +50,7 @@ class History:
         if now < until:
             return seconds
         self._turn(now)
-        if sum(sketch.count for sketch in self._sketches) < MIN_SAMPLES:
+        if sum(sketch.count for sketch in self._sketches) < max(MIN_SAMPLES, round(1.0 / max(1.0 - share, 0.001))):
             return None
         whole = DDSketch()
         for sketch in self._sketches:

@@ -44,9 +44,8 @@ class Lessons:
 
     def key_served(self, attempt: Attempt) -> None:
         """The key was accepted and had room."""
-        credential = self._placement.credential_state(attempt.place, attempt.credential)
-        if credential is not None:
-            credential.served(attempt.model, attempt.started_at)
+        if attempt.key is not None and attempt.key.held:
+            attempt.key.served(attempt.model, attempt.started_at)
 
     def failed(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
         """Keep the key away from what it was refused for, and count what callers are told."""
@@ -56,7 +55,7 @@ class Lessons:
         parked = FAULTS[fault].parked
         if parked is Parked.NOT:
             return
-        credential = self._placement.credential_state(attempt.place, attempt.credential)
+        credential = attempt.key
         if credential is None:
             return
         model = None if verdict.scope is Scope.CREDENTIAL else attempt.model
@@ -123,10 +122,8 @@ class Lessons:
 
     def stop_proving(self, attempt: Attempt) -> None:
         """A probe of a key ended; what it says about the key, if anything, is learned afterwards."""
-        if attempt.proving:
-            credential = self._placement.credential_state(attempt.place, attempt.credential)
-            if credential is not None:
-                credential.let_go(attempt.model, attempt.proving)
+        if attempt.proving and attempt.key is not None:
+            attempt.key.let_go(attempt.model, attempt.proving)
 
     def _doubtful(self, now: float, attempt: Attempt) -> bool:
         """Whether another target should be asked if the request is really wrong (law 3)."""

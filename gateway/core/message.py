@@ -36,10 +36,10 @@ class RequestHead:
         "chunked",
         "content_length",
         "expect_continue",
-        "forwarded",
         "headers",
         "keep_alive",
         "method",
+        "rendered",
         "target",
         "version",
     )
@@ -66,8 +66,8 @@ class RequestHead:
         self.chunked = chunked
         self.expect_continue = expect_continue
         self.keep_alive = keep_alive
-        self.forwarded: dict[frozenset[bytes], bytes] = {}
-        """Header lines as rendered for an upstream, by what was left out; kept by whoever renders them, shared as `again` says."""
+        self.rendered: dict[tuple[object, ...], tuple[object, bytes]] = {}
+        """The same for upstreams, without framing, by what that depends on; kept by whoever renders it, shared as `again` says."""
         self._fields: dict[bytes, bytes] | None = None
 
     def again(self, content_length: int | None) -> RequestHead:
@@ -81,7 +81,7 @@ class RequestHead:
         head.chunked = self.chunked
         head.expect_continue = self.expect_continue
         head.keep_alive = self.keep_alive
-        head.forwarded = self.forwarded
+        head.rendered = self.rendered
         head._fields = self._fields
         return head
 

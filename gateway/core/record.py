@@ -40,6 +40,7 @@ class AttemptRecord:
     """One upstream request."""
 
     __slots__ = (
+        "broken",
         "bytes_in",
         "code",
         "content_at",
@@ -81,6 +82,8 @@ class AttemptRecord:
         self.code = ""
         """The provider's error code or the I/O fault's name."""
         self.bytes_in = 0
+        self.broken = False
+        """A stream that broke off when the client had begun to read it, whatever the fault was."""
 
 
 class ExchangeRecord:
@@ -136,7 +139,7 @@ class ExchangeRecord:
         """An event stream was asked for."""
         self.attempts: list[AttemptRecord] = []
         self.winner: AttemptRecord | None = None
-        """The attempt whose answer the client got, good or bad; None for the gateway's own answers."""
+        """The attempt whose answer the client got, good or bad; of a resumed stream the last. None for our own answers."""
         self.ending = _FAILED
         self.reason = _NONE
         self.saved_by: Kind | None = None

@@ -34,7 +34,7 @@ class EventSplitter:
         self._max_event = max_event
         self._adrift = False
         self.aligned = True
-        """Whether what `feed` returned last consists of whole events."""
+        """Whether what `feed` has returned ends at a boundary: not from the first part of an event too long to be held to its end."""
         self.between = True
         """Nothing is held and the next byte begins an event: `feed` would return a chunk that ends in LF LF as it is."""
 
@@ -65,7 +65,7 @@ class EventSplitter:
         elif self._adrift or len(tail) > self._max_event:
             # Line ends stay behind: with those that follow they may make the boundary.
             cut = len(tail.rstrip(b"\r\n"))
-            self.aligned = not cut
+            self.aligned = False
             self._adrift = True
         out = bytes(tail[:cut])
         del tail[:cut]

@@ -80,7 +80,8 @@ class Splicer:
     def _splice_event(self, event: bytes) -> bytes | None:
         data = data_of(event)
         if not data:
-            return event if event.startswith(b":") else NOTHING
+            # Of a comment too long to be held, the parts would be no comments.
+            return event if event.startswith(b":") and event.endswith((b"\n", b"\r")) else NOTHING
         if self.ended:
             return NOTHING
         if data.startswith(b"[DONE]"):

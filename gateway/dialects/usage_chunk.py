@@ -7,11 +7,15 @@ counts wherever they stand.
 
 from __future__ import annotations
 
+import re
+
 from gateway.core.sse import data_of
 from gateway.core.sse import events as split
 from gateway.dialects.body import top_level_spans
 from gateway.dialects.streams_generic import object_of
 
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+"""Who was asked puts `"usage": null` into every other chunk, which need not be parsed."""
 _ASKED = b'"stream_options":{"include_usage":true},'
 
 
@@ -31,7 +35,7 @@ def without_usage(events: bytes) -> bytes:
 
 
 def _is_extra(event: bytes) -> bool:
-    if b'"usage"' not in event:
+    if b'"usage"' not in event or not _NO_CHOICES.search(event):
         return False
     document = object_of(data_of(event))
     return document is not None and document.get("choices") == [] and isinstance(document.get("usage"), dict)

@@ -222,9 +222,10 @@ class Answer:
         if not 200 <= status < (300 if inference else 400) or content_type.startswith(b"text/html"):
             self._collecting = True
         elif content_type.startswith(b"text/event-stream"):
-            streaming = True
             self._take = self._flow_from_here
             if head.value(b"content-encoding").lower() in (b"", b"identity"):
+                # One that is compressed all the same cannot be read: neither held back, nor joined to anything, nor commented.
+                streaming = True
                 self.reader = self.dialect.stream(self._family)
                 self._splitter = EventSplitter()
                 self._take = self._sniff
@@ -384,11 +385,14 @@ class Answer:
         if half or not reader.finished:
             self._fail(_no_terminator())
         else:
-            if not self.committed:
+            if not self.committed and not self.attempt.content_at:
                 self._driver.content(self)
             terminator = reader.terminator()
             if terminator and not self._over:
-                self._driver.flow(terminator)
+                if self.committed:
+                    self._driver.flow(terminator)
+                else:
+                    self.held.append(terminator)
             self._finish()
 
     def _whole(self) -> None:

@@ -11,7 +11,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 
 from gateway.config.snapshot import Snapshot
-from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Open, OpenEarly, Refuse, Relay, Send
+from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Finish, Open, Refuse, Relay, Send
 from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
 from gateway.core.message import ResponseHead
@@ -225,9 +225,7 @@ class Driver:
 
     def _broke(self, answer: Answer, verdict: Verdict) -> None:
         resumption = self._resumption
-        self._exchange.resumable = (
-            resumption is not None and resumption.possible and (resumption.spliced or not answer.mid_event())
-        )
+        self._exchange.resumable = resumption is not None and resumption.possible and (resumption.spliced or not answer.mid_event())
         self._perform(self._exchange.broke(self._surroundings.clock(), answer.attempt, verdict))
 
     def upload_blocked(self) -> None:
@@ -240,12 +238,15 @@ class Driver:
 
     def _perform(self, actions: Actions) -> None:
         for action in actions:
-            if isinstance(action, Open):
+            # The happy path's own come first.
+            if isinstance(action, Send):
+                self._send(action.attempt)
+            elif isinstance(action, Open):
                 self._open(action.attempt)
             elif isinstance(action, Commit):
                 self._commit()
-            elif isinstance(action, Send):
-                self._send(action.attempt)
+            elif isinstance(action, Finish):
+                self._finish()
             elif isinstance(action, Cancel):
                 self._cancel(action.attempt)
             elif isinstance(action, Relay):
@@ -256,10 +257,8 @@ class Driver:
                 self._break(action)
             elif isinstance(action, Comfort):
                 self._comfort()
-            elif isinstance(action, OpenEarly):
-                self._open_early()
             else:
-                self._finish()
+                self._open_early()
         exchange = self._exchange
         if exchange.ended_attempts:
             self._report()
@@ -341,7 +340,8 @@ class Driver:
         exchange, body = self._exchange, self._request.body
         if self._resumption is None and answer.reader is not None and exchange.resumes and body.intact and body.complete:
             asked = self._snapshot.providers[answer.attempt.provider].stream_usage
-            self._resumption = Resumption.of(self._family, b"".join(body.chunks), asked=asked)
+            # One that was held back to its end has nothing left to break.
+            self._resumption = Resumption.of(self._family, b"".join(body.chunks), asked=asked, over=exchange.done)
         for chunk in answer.commit():
             self.flow(chunk)
             if self._answer is not answer or self._answered:

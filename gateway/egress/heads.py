@@ -46,34 +46,23 @@ def upstream_head(
     via: bytes,
     own_account: bool,
     identity: bool,
-    length: int | None,
 ) -> bytes:
-    """Render the head of an upstream request.
+    """Render the head of an upstream request, all but the line that frames its body and the empty one.
 
     `extra`: the credential and the provider's configured headers, which replace the client's of the same name. `own_account`: strip
-    what belongs to the client's account. `identity`: ask for an uncompressed answer, as inference paths do. `length`: the body's
-    size; None for chunked, -1 for no body at all.
+    what belongs to the client's account. `identity`: ask for an uncompressed answer, as inference paths do.
     """
     drop: frozenset[bytes] = _DROPPED[own_account, identity]
     for lower, _, _ in extra:
         if lower not in drop:
             drop |= {lower}
-    forwarded = request.forwarded.get(drop)
-    if forwarded is None:
-        forwarded = request.forwarded[drop] = _forwarded(request.headers, drop)
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, target, authority)]
     for _, name, value in extra:
         lines.append(b"%b: %b\r\n" % (name, value))
-    lines.append(forwarded)
+    lines.append(_forwarded(request.headers, drop))
     if identity:
         lines.append(b"Accept-Encoding: identity\r\n")
     lines.append(b"Via: 1.1 %b\r\n" % via)
-    if length is None:
-        lines.append(b"Transfer-Encoding: chunked\r\n\r\n")
-    elif length >= 0:
-        lines.append(b"Content-Length: %d\r\n\r\n" % length)
-    else:
-        lines.append(b"\r\n")
     return b"".join(lines)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from gateway.config.snapshot import Provider
 from gateway.core.attempt import Attempt
-from gateway.core.message import Header, RequestHead
+from gateway.core.message import RequestHead
 from gateway.core.plan import INFERENCE, Family
 from gateway.dialects.base import Inbound
 from gateway.dialects.body import BodyFacts, insert_model, replace_model
 from gateway.dialects.usage_chunk import ask_for_usage
 from gateway.egress.body import RequestBody
 from gateway.egress.heads import upstream_head
+
+REMEMBERED = 16
+"""Rendered heads kept with one client head: as many as it has targets."""
 
 
 class Request:
@@ -55,12 +58,26 @@ class Request:
     def head_for(self, attempt: Attempt, provider: Provider, grown: int, via: bytes) -> tuple[bytes, bool]:
         """Return the head of the upstream request, whose body grew by so many bytes, and whether it goes in chunks."""
         head, body = self.head, self.body
+        lines = self._lines(attempt, provider, via)
         if body.complete:
-            length: int | None = body.size + grown if head.content_length is not None or body.size or grown else -1
-        else:
-            length = None if head.content_length is None else head.content_length + grown
-        rendered = upstream_head(
-            head,
+            if head.content_length is not None or body.size or grown:
+                return b"%bContent-Length: %d\r\n\r\n" % (lines, body.size + grown), False
+            return lines + b"\r\n", False
+        if head.content_length is not None:
+            return b"%bContent-Length: %d\r\n\r\n" % (lines, head.content_length + grown), False
+        return lines + b"Transfer-Encoding: chunked\r\n\r\n", True
+
+    def _lines(self, attempt: Attempt, provider: Provider, via: bytes) -> bytes:
+        """Return the head without its framing; clients repeat theirs, and then it need not be made anew."""
+        secret = _secret(provider, attempt.credential)
+        memory = self.head.rendered
+        key = (id(provider), secret, attempt.model, self.foreign)
+        known = memory.get(key)
+        # An address may have been another object's before; one that is held here is still its own.
+        if known is not None and known[0] is provider:
+            return known[1]
+        lines = upstream_head(
+            self.head,
             target=provider.dialect.target(
                 self.inbound,
                 base_path=provider.base_path,
@@ -68,13 +85,15 @@ class Request:
                 model=attempt.model or None,
             ),
             authority=provider.origin.authority,
-            extra=_extra(provider, attempt.credential),
+            extra=provider.headers if secret is None else (provider.dialect.authorize(secret), *provider.headers),
             via=via,
             own_account=not self.foreign,
             identity=self.inbound.family in INFERENCE,
-            length=length,
         )
-        return rendered, length is None
+        if len(memory) >= REMEMBERED:
+            memory.clear()
+        memory[key] = (provider, lines)
+        return lines
 
     def _renamed(self, attempt: Attempt, provider: Provider) -> tuple[list[bytes], int]:
         chunks, facts = self.body.chunks, self.facts
@@ -93,14 +112,12 @@ class Request:
         return [edited], len(edited) - len(whole)
 
 
-def _extra(provider: Provider, credential: str | None) -> tuple[Header, ...]:
-    """Return the headers of our own for this provider: its key, and what the configuration adds."""
+def _secret(provider: Provider, credential: str | None) -> str | None:
+    """Return our own key for this provider; None: the client's own is sent, or none."""
     if credential is None or not provider.credentials:
-        return provider.headers
+        return None
     for secret in provider.credentials:
         if secret.id == credential:
-            break
-    else:
-        # A reload changed the keys since this exchange began; its own snapshot still has the one it would have used.
-        secret = provider.credentials[0]
-    return (provider.dialect.authorize(secret.reveal()), *provider.headers)
+            return secret.reveal()
+    # A reload changed the keys since this exchange began; its own snapshot still has the one it would have used.
+    return provider.credentials[0].reveal()

@@ -22,7 +22,7 @@ from gateway.dialects.usage_chunk import ask_for_usage, without_usage
 class Resumption:
     """One exchange's stream, as the client reads it."""
 
-    __slots__ = ("_attempt", "_cut_short", "_splicer", "_strips", "_transcript", "_uninvited")
+    __slots__ = ("_attempt", "_cut_short", "_dropped", "_splicer", "_strips", "_transcript", "_uninvited")
 
     def __init__(self, transcript: ChatTranscript | ResponsesTranscript | None, *, uninvited: bool, strips: bool) -> None:
         self._transcript = transcript
@@ -36,14 +36,15 @@ class Resumption:
         """Whose stream continues ours, until the client has been told."""
         self._cut_short = False
         """The terminator came before the finish."""
+        self._dropped = 0
 
     @classmethod
-    def of(cls, family: Family, body: bytes, *, asked: bool) -> Resumption | None:
+    def of(cls, family: Family, body: bytes, *, asked: bool, over: bool) -> Resumption | None:
         """Return what keeps track of the answer to this request; None where there is nothing to be done with it.
 
-        `asked`: the answer's provider is one that the gateway asks for the usage on its own account.
+        `asked`: the answer's provider is one that the gateway asks for the usage on its own account. `over`: it is whole already.
         """
-        transcript = transcript_for(family, body)
+        transcript = None if over else transcript_for(family, body)
         uninvited = family is Family.CHAT and ask_for_usage(body) is not None
         strips = asked and uninvited
         return None if transcript is None and not strips else cls(transcript, uninvited=uninvited, strips=strips)
@@ -89,6 +90,8 @@ class Resumption:
     def relay(self, events: bytes) -> bytes | None:
         """Take events of the attempt under way and return those for the client, maybe none; None: it cannot be continued so."""
         splicer, transcript = self._splicer, self._transcript
+        events, dropped = without_noise(events)
+        self._dropped += dropped
         if splicer is not None:
             spliced = splicer.feed(events)
             if spliced is None:
@@ -105,6 +108,11 @@ class Resumption:
                 # Whoever puts it behind every stream puts it behind one that broke off, too.
                 events = self._without_terminator(events)
         return without_usage(events) if self._strips else events
+
+    def take_dropped(self) -> int:
+        """Return how many frames were left out, since this was last asked, because they are no JSON."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
 
     def _without_terminator(self, events: bytes) -> bytes:
         kept = [event for event in split(events) if not data_of(event).startswith(b"[DONE]")]

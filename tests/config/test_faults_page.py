@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.verdicts import FAULTS, Again, Fault, Parked, Scope
 
-GENERATOR = Path(__file__).parents[2] / "config" / "faults" / "generate.py"
+GENERATOR = Path(__file__).parents[2] / "config" / "faults" / "tables.py"
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def generator():
 
 
 def test_the_pages_are_what_the_generator_writes(generator):
-    assert generator.main(["--check"]) == 0, "run config/faults/generate.py"
+    assert generator.main(["--check"]) == 0, "run config/faults/tables.py"
 
 
 def test_check_tells_a_stale_page_and_a_run_mends_it(generator, tmp_path, monkeypatch, capsys):

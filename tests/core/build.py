@@ -36,6 +36,7 @@ from gateway.core.plan import (
     HedgePlan,
     Learned,
     Policy,
+    Prefill,
     ProviderPlan,
     StreamPlan,
     Target,
@@ -99,13 +100,14 @@ def policy(
     hold: float = 0.0,
     keepalive: float = NEVER,
     early_keepalive: float = NEVER,
+    resume: bool = False,
 ) -> Policy:
     return Policy(
         attempts=attempts,
         timeouts=Timeouts(first_token, stall, answer, max_stream, learned_first_token, learned_answer),
         backoff=backoff or BackoffPlan(),
         hedge=hedge,
-        stream=StreamPlan(hold_s=hold, keepalive_s=keepalive, early_keepalive_s=early_keepalive),
+        stream=StreamPlan(hold, resume, keepalive, early_keepalive),
         rate_limit_wait_s=rate_limit_wait,
         failover_content_policy=failover_content_policy,
     )
@@ -125,13 +127,14 @@ class World:
         queue_wait: float = 10.0,
         domains: Mapping[str, str] | None = None,
         dialects: Mapping[str, str] | None = None,
+        prefills: Mapping[str, Prefill] | None = None,
     ) -> None:
         self.now = NOW
         self.chance = Chance()
         self.moves: list[str] = []
         self.registry = Registry(self.chance.uniform, self._moved)
         names = [target.rstrip("!").partition("/")[0].partition("?")[0] for target in targets]
-        domains, dialects = domains or {}, dialects or {}
+        domains, dialects, self.prefills = domains or {}, dialects or {}, prefills or {}
         self.plans = {
             name: provider(
                 name,
@@ -184,7 +187,7 @@ class World:
     def history(self, name: str = "a", *, size: int = 0, stream: bool = True) -> History:
         return self.place(name).state.latency.of(size, stream=stream)
 
-    def knows(self, name: str, *seconds: float, times: int = MIN_SAMPLES, size: int = 0, stream: bool = True) -> None:
+    def knows(self, name: str, *seconds: float, times: int = 5 * MIN_SAMPLES, size: int = 0, stream: bool = True) -> None:
         """Have a target show its first content after each of these times to so many others."""
         for _ in range(times):
             for each in seconds:
@@ -203,7 +206,8 @@ class World:
         where, _, faults = text.rstrip("!").partition("?")
         name, _, model = where.partition("/")
         only_for = frozenset(Fault(fault) for fault in faults.split(",") if fault)
-        target = Target(self.plans[name], model or None, only_for=only_for, hedge=text.endswith("!"))
+        prefill = self.prefills.get(name, Prefill.NONE)
+        target = Target(self.plans[name], model or None, only_for=only_for, hedge=text.endswith("!"), prefill=prefill)
         model = model or MODEL
         state = self.registry.target(target.provider, model, model, family)
         return Place(target, model, model, self.registry.providers[name], state)

@@ -66,7 +66,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         if self.state == "half_open":
             return 0.0 if self.probe is not None and self.now < self.probe_until else 1.0
         if self.state == "ramp":
-            return 1.0 if self.now - self.used_at >= 1.0 else self.grown()
+            return 1.0 if self.now - self.used_at >= 2.0 else self.grown()
         return {"closed": 1.0, "open": 0.0}[self.state]
 
     def window(self):
@@ -81,6 +81,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         sent.lived = self.state != "closed"
         if self.state == "ramp":
             self.good += 1
+            self.row = []
         elif self.state == "half_open" and sent.probe:
             self.began, self.good, self.results, self.row, self.probe = self.now, 0, [], [], None
             self.move("ramp")
@@ -108,7 +109,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     # -- what happens -----------------------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 4.0, 12.0, 31.0, 99.0]))
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0, 12.0, 31.0, 99.0]))
     def time_passes(self, seconds):
         self.now += seconds
 

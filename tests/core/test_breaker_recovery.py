@@ -79,14 +79,14 @@ def test_the_ramp_ends_when_both_time_and_successes_allow_everything(breaker, mo
     assert moves == ["open", "half_open", "ramp", "closed"]
 
 
-def test_one_request_a_second_passes_whatever_the_share(breaker):
+def test_one_request_in_two_seconds_passes_whatever_the_share(breaker):
     at = ramping(breaker)
-    assert breaker.share(at + 0.9) == 0.1
-    assert breaker.share(at + 1.0) == 1.0
-    assert breaker.share(at + 1.0) == 1.0, "reading it takes nothing"
-    breaker.admit(at + 1.0)
     assert breaker.share(at + 1.9) == 0.1
     assert breaker.share(at + 2.0) == 1.0
+    assert breaker.share(at + 2.0) == 1.0, "reading it takes nothing"
+    breaker.admit(at + 2.0)
+    assert breaker.share(at + 3.9) == pytest.approx(0.1)
+    assert breaker.share(at + 4.0) == 1.0
     assert breaker.shown_share(at + 2.0) == 0.1
     assert breaker.state is State.RAMP
 
@@ -109,6 +109,18 @@ def test_a_stream_that_has_begun_lets_the_ramp_grow_and_counts_once(breaker):
     for stream in streams:
         stream.success(at + 25.0)
     assert breaker.shown_share(at + 25.0) == pytest.approx(0.4)
+
+
+def test_life_between_two_failures_of_the_ramp_keeps_it(breaker):
+    at = ramping(breaker)
+    stream = breaker.admit(at + 0.1)
+    fail(breaker, at + 1.0)
+    stream.alive(at + 1.1)
+    fail(breaker, at + 1.2)
+    assert breaker.state is State.RAMP
+    stream.alive(at + 1.3)
+    fail(breaker, at + 1.4)
+    assert breaker.state is State.OPEN, "one stream shows it once"
 
 
 def test_only_what_began_during_the_ramp_lets_it_grow(breaker):

@@ -92,6 +92,22 @@ def test_one_other_target_is_asked_and_no_more():
     assert len(story.trail) == 2
 
 
+def test_the_other_is_the_next_one_that_can_be_asked_at_once():
+    world = suspected("a", "b", "c", "d")
+    world.key("b").park(world.now, "gpt-4o", 1.0)
+    shut(world.breaker("c"), world.now)
+    _, actions = rejected(world, "three")
+    assert actions == ["failover d"], "a preferred target at its limit is not waited for"
+
+
+def test_an_opinion_that_comes_too_late_is_not_asked_for():
+    world = suspected("a", "b")
+    story = world.exchange(client="three", patience=5.0)
+    story.start()
+    assert story.fails("caller", status=400, after=5.0) == ["relay a"]
+    assert story.end == "caller_error: caller"
+
+
 def test_failures_before_the_doubted_answer_do_not_become_the_clients():
     world = suspected("a", "b", "c")
     shut(world.breaker("a"), world.now)

@@ -505,6 +505,35 @@ def test_each_fault_opens_the_breaker_of_its_own_scope_and_no_other(fault):
     assert world.moves == expected
 
 
+def both_fail(x, y, *, between=None):
+    """Two models of one provider fail in turn, until the breaker of each has opened; returns the state of the provider's."""
+    world = World("a/x", "a/y")
+    for name, fault in (("a/x", x), ("a/y", y)):
+        for said in [fault, fault, between or fault, fault, fault, fault]:
+            if world.breaker(name).state is State.CLOSED:
+                told = world.exchange(policy=policy(attempts=1))
+                told.start()
+                told.fails(said, after=0.3)
+        assert world.breaker(name).state is State.OPEN
+    return world.registry.providers["a"].breaker.state
+
+
+def test_names_of_models_that_clients_make_up_never_open_a_providers_breaker():
+    assert both_fail("server_error", "server_error") is State.OPEN
+    assert both_fail("model_gone", "model_gone") is State.CLOSED
+    assert both_fail("server_error", "model_gone") is State.CLOSED
+
+
+@pytest.mark.parametrize("fault", ["caller", "context_length", "content_policy", "model_gone"])
+def test_whoever_tells_clients_what_is_wrong_with_their_requests_is_alive_as_a_provider(fault):
+    assert both_fail("server_error", "server_error", between=fault) is State.CLOSED
+
+
+@pytest.mark.parametrize("fault", ["overloaded", "unknown", "timeout"])
+def test_no_other_failure_is_a_sign_of_life(fault):
+    assert both_fail("server_error", "server_error", between=fault) is State.OPEN
+
+
 @pytest.mark.parametrize("fault", ["server_error", "connect", "caller"])
 @pytest.mark.parametrize("scope", list(Scope))
 def test_a_verdict_may_name_another_bearer_than_its_fault_usually_has(fault, scope):

@@ -470,13 +470,36 @@ def test_where_both_have_failed_the_first_to_fail_is_repeated():
     assert told.wakes() == ["retry b"]
 
 
-@pytest.mark.parametrize(("wrong", "other"), [("a", "b"), ("b", "a")])
-@pytest.mark.parametrize("fault", ["caller", "context_length", "content_policy"])
-def test_what_is_the_callers_own_ends_the_race(wrong, other, fault):
+CALLERS = pytest.mark.parametrize("fault", ["caller", "context_length", "content_policy"])
+
+
+@CALLERS
+def test_what_the_first_calls_the_callers_own_ends_the_race(fault):
     told = raced(hedging("a", "b", "c"))
-    assert told.fails(fault, of=wrong, status=400) == [f"cancel {other}", f"relay {wrong}"]
-    assert (told.end, told.record.winner.provider, told.advised()) == ("caller_error: caller", wrong, (None, None))
-    assert [attempt.provider for attempt in told.machine.ended_attempts] == [wrong, other]
+    assert told.fails(fault, of="a", status=400) == ["cancel b", "relay a"]
+    assert (told.end, told.record.winner.provider, told.advised()) == ("caller_error: caller", "a", (None, None))
+    assert [attempt.provider for attempt in told.machine.ended_attempts] == ["a", "b"]
+
+
+@CALLERS
+def test_what_a_hedge_calls_so_is_not_the_last_word_while_the_first_may_still_serve(fault):
+    told = raced(hedging("a", "b", "c"))
+    assert told.fails(fault, of="b", status=400) == []
+    assert told.under_way == ["a"]
+    assert told.begins(of="a") == ["open a", "commit a"]
+    told.finished(of="a")
+    assert (told.end, told.record.saved_by) == ("ok: none", None)
+
+
+@CALLERS
+def test_where_the_first_fails_too_it_is_the_answer_unless_another_target_serves(fault):
+    told = raced(hedging("a", "b", "c"))
+    told.fails(fault, of="b", status=400)
+    assert told.fails("server_error", of="a") == ["failover c"]
+    for name in "abc":
+        told.world.spend(name)
+    assert told.fails("server_error") == ["relay b"]
+    assert told.end == "caller_error: caller"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_request_that_differs_in_its_length_only_shares_what_was_read_of_the_r
     head = RequestHead(b"POST", b"/v1/x", triples((b"X-A", b"1")), version=b"1.0", content_length=5, keep_alive=False)
     again = head.again(7)
     assert (head.content_length, again.content_length, again.fields) == (5, 7, {b"x-a": b"1"})
-    same = ("method", "target", "headers", "version", "chunked", "expect_continue", "keep_alive", "forwarded")
+    same = ("method", "target", "headers", "version", "chunked", "expect_continue", "keep_alive", "rendered")
     assert [getattr(again, name) for name in same] == [getattr(head, name) for name in same]
 
 

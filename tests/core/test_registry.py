@@ -217,6 +217,13 @@ def test_a_provider_fails_when_two_of_its_targets_do_and_none_serves_meanwhile(f
     assert failing.registry.providers["a"].breaker.reopens_in(NOW + 13.0) == 5.0
 
 
+def test_one_model_in_two_families_is_one_target(failing, moves):
+    failing.fails("x", NOW)
+    assert failing.fails("x", NOW, family=Family.RESPONSES) is State.CLOSED
+    assert failing.fails("y", NOW, family=Family.RESPONSES) is State.OPEN
+    assert len(moves) == 4
+
+
 def test_one_target_alone_never_does(failing):
     for at in (0.0, 20.0, 40.0):
         assert failing.fails("x", NOW + at) is State.CLOSED

@@ -243,3 +243,17 @@ def test_so_it_is_where_the_breaker_has_opened_meanwhile():
     story = begun(world, policy=policy(attempts=2))
     shut(world.breaker("a"), world.now)
     assert (story.fails("overloaded"), story.waits) == ([], 1.125)
+
+
+@pytest.mark.parametrize(("patience", "stated", "waits"), [(0.6, None, 0.5), (0.4, None, 0.2), (0.1, None, 0.05), (0.4, 0.5, None)])
+def test_a_backoff_that_is_longer_than_the_patience_is_cut_but_never_a_stated_delay(patience, stated, waits):
+    world = World("a")
+    world.chance.share = 1.0
+    story = world.exchange(patience=patience)
+    story.start()
+    actions = story.fails("overloaded", delay=stated)
+    if waits is None:
+        assert (actions, story.end) == (["relay a"], "failed: deadline")
+    else:
+        assert (actions, story.waits) == ([], pytest.approx(waits))
+        assert story.wakes() == ["retry a"]

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.core import routing as module
-from gateway.core.plan import Family, Policy, Route, Target
+from gateway.core.plan import Family, HedgePlan, Policy, Route, Target
 from gateway.core.registry import Registry
 from gateway.core.routing import Router
 from gateway.core.verdicts import Fault
@@ -54,6 +54,17 @@ def test_the_first_route_that_matches_takes_the_request(request_, name):
         route("rest"),
     )
     assert found(routes, **request_) == name
+
+
+@pytest.mark.parametrize(
+    ("hedge", "family", "hedged"),
+    [(HedgePlan(), Family.CHAT, True), (None, Family.CHAT, False), (HedgePlan(), Family.FILES, False)],
+)
+def test_only_stateless_inference_is_hedged_and_only_where_the_policy_says_so(hedge, family, hedged):
+    routes = router(Route("chat", (Target(A),), Policy(hedge=hedge)), Route("other", (Target(A),), Policy(hedge=hedge)))
+    choice = routes.find(CHAT, family, "gpt-4o", "")
+    assert (choice.hedges is not None) is hedged
+    assert choice.hedges is (routes._registry.hedges("chat") if hedged else None)
 
 
 def test_a_request_without_a_model_goes_by_a_route_that_does_not_look_at_models_or_by_none():

@@ -11,7 +11,7 @@ def usual(served=100, rejected=0):
     rejections = Rejections()
     rejections.served = served
     for _ in range(rejected):
-        rejections.rejected(NOW - 60.0, "regular")
+        rejections.rejected(0.0, "regular")
     return rejections
 
 
@@ -65,9 +65,16 @@ def test_one_client_alone_never_makes_a_target_suspect_however_long_it_goes_on()
 @pytest.mark.parametrize(("later", "suspect"), [(59.0, True), (60.0, False)])
 def test_other_clients_of_some_minutes_ago_are_no_witnesses_now(later, suspect):
     rejections = usual()
-    rejections.rejected(NOW, "b")
-    assert not reject(rejections, "cdef")
+    assert not reject(rejections, "bcdef")
+    rejections.served += 15
     assert reject(rejections, "a" * 20, NOW + later) is suspect
+
+
+@pytest.mark.parametrize(("apart", "suspect"), [(60.0, True), (179.0, True), (180.0, False)])
+def test_with_little_traffic_now_reaches_back_for_up_to_a_quarter_of_an_hour(apart, suspect):
+    rejections = usual()
+    said = [reject(rejections, client, NOW + number * apart) for number, client in enumerate("abcdef")]
+    assert said == [False] * 5 + [suspect]
 
 
 def test_clients_are_told_apart_up_to_a_bound():
@@ -87,10 +94,15 @@ def test_good_answers_end_the_suspicion():
     assert not rejections.suspect
 
 
-def test_a_suspicion_that_gets_no_food_ends_within_minutes():
+@pytest.mark.parametrize(("served", "later"), [(10, [60.0, 120.0]), (0, [60.0, 960.0])])
+def test_a_suspicion_that_gets_no_food_ends_within_minutes_and_with_little_traffic_within_a_quarter_of_an_hour(served, later):
     rejections = usual()
     assert reject(rejections, "ab" * 10)
-    assert [reject(rejections, "a", NOW + later) for later in (60.0, 120.0)] == [True, False]
+    said = []
+    for moment in later:
+        rejections.served += served
+        said.append(reject(rejections, "a", NOW + moment))
+    assert said == [True, False]
 
 
 def test_one_client_alone_does_not_keep_a_suspicion_alive():

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the tables of faults that people read, from the tables that the gateway decides by.
 
-    python config/faults/generate.py            # README.md's section and config/faults/README.md
-    python config/faults/generate.py --check    # exit status 1 where one of them is stale
+    python config/faults/tables.py            # README.md's section and config/faults/README.md
+    python config/faults/tables.py --check    # exit status 1 where one of them is stale
 
 What a fault allows is `FAULTS`, which answers are which fault are the dialects' rules; only the words for them stand here.
 """
@@ -21,7 +21,7 @@ from gateway.dialects.faults_openai import AZURE_RULES, OPENAI_RULES
 HERE = Path(__file__).resolve().parent
 README = HERE.parent.parent / "README.md"
 REFERENCE = HERE / "README.md"
-BEGIN, END = "<!-- faults:begin, made by config/faults/generate.py -->\n", "<!-- faults:end -->\n"
+BEGIN, END = "<!-- faults:begin, made by config/faults/tables.py -->\n", "<!-- faults:end -->\n"
 
 WHAT: dict[Fault, str] = {
     Fault.CONNECT: "refuses connections; DNS or TLS fails",
@@ -93,7 +93,7 @@ def reference() -> str:
         [
             "# Which answer is which fault",
             "",
-            "Made by `generate.py` beside this file from the tables that the gateway decides by; the first row that fits counts.",
+            "Made by `tables.py` beside this file from the tables that the gateway decides by; the first row that fits counts.",
             "What each fault allows is in the [README](../../README.md#what-happens-when-). Rules of your own go before these:",
             "",
             "```yaml",
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if check:
-            print(f"{path.name} is stale: run config/faults/generate.py", file=sys.stderr)
+            print(f"{path.name} is stale: run config/faults/tables.py", file=sys.stderr)
         else:
             path.write_text(wanted[path])
     return 1 if check and stale else 0
