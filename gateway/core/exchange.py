@@ -147,7 +147,9 @@ class Exchange:
         losers = self._won(now, attempt)
         hold_s = self._ask.policy.stream.hold_s
         if hold_s and attempt.streaming:
-            self._held, self._held_until = attempt, now + hold_s
+            # What is there is not thrown away because time is up, unless only all of it is any good.
+            self._held_until = NEVER if hold_s == NEVER else min(now + hold_s, self._ask.deadline_at)
+            self._held = attempt
             return losers
         return (*losers, *self._commit(now, attempt)) if losers else self._commit(now, attempt)
 
@@ -235,13 +237,13 @@ class Exchange:
         """`wake_at` has come, or may have: the driver's timer is coarse. One thing at a time; what is left is due at once."""
         if self.done or now < self.wake_at:
             return NOTHING
+        if self._held is not None and now >= self._held_until:
+            return self._commit(now, self._held)
         if not self._committed and now >= self._ask.deadline_at:
             return (*self._cancel_live(now, gave_up=True), *self._give_up(now, Stuck(Reason.DEADLINE)))
         for attempt in self._live:
             if attempt.sent_at and now >= self._overdue_at(attempt):
                 return self._cut_short(now, attempt)
-        if self._held is not None and now >= self._held_until:
-            return self._commit(now, self._held)
         if now >= self._hedge_at:
             return self._hedge(now)
         if now >= self._comfort_at():

@@ -162,5 +162,13 @@ class ExchangeRecord:
 
 
 def trail(attempts: list[AttemptRecord], now: float) -> str:
-    """Render `x-gateway-trail`: `openai:server_error/0.42s, azure:ok/0.81s`; an attempt under way counts until `now`."""
-    return ", ".join([f"{a.provider}:{a.verdict or 'ok'}/{(a.ended_at or now) - a.started_at:.2f}s" for a in attempts])
+    """Render `x-gateway-trail`: `openai:server_error/0.42s, azure:ok/0.81s`.
+
+    An attempt under way counts until `now`: its answer is good so far, or it is still waited for.
+    """
+    return ", ".join(
+        [
+            f"{a.provider}:{a.verdict or ('ok' if a.content_at else 'waiting')}/{(a.ended_at or now) - a.started_at:.2f}s"
+            for a in attempts
+        ]
+    )

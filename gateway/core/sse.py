@@ -34,7 +34,7 @@ class EventSplitter:
         self._max_event = max_event
         self._adrift = False
         self.aligned = True
-        """Whether what `feed` has returned ends at a boundary: not from the first part of an event too long to be held to its end."""
+        """Whether what `feed` has returned ends at a boundary; it does not between the parts of an event too long to be held."""
         self.between = True
         """Nothing is held and the next byte begins an event: `feed` would return a chunk that ends in LF LF as it is."""
 

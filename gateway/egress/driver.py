@@ -117,7 +117,7 @@ class Driver:
     def blocked(self) -> None:
         """The client reads slowly: stop reading from the provider."""
         self._client_blocked = True
-        if self._answer is not None and self._answer.call is not None:
+        if self._answer is not None and self._answer.committed and self._answer.call is not None:
             self._answer.call.pause()
 
     def unblocked(self) -> None:

@@ -134,10 +134,15 @@ def test_what_breaks_after_its_time_is_seen():
 # -- other ends -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rule", "patience", "ends"), [(BRIEFLY, 1.2, 0.2), (WHOLE, 9.0, 8.0)])
-def test_patience_that_ends_while_it_is_held_ends_the_exchange(rule, patience, ends):
-    told = held(rule=rule, patience=patience)
-    assert told.waits == pytest.approx(ends)
+def test_what_is_held_for_a_while_is_delivered_before_patience_ends():
+    told = held(patience=1.2)
+    assert told.waits == pytest.approx(0.2)
+    assert told.wakes() == ["open a", "commit a"]
+
+
+def test_patience_that_ends_before_it_is_whole_ends_the_exchange():
+    told = held(rule=WHOLE, patience=9.0)
+    assert told.waits == pytest.approx(8.0)
     assert told.wakes() == ["cancel a", "refuse 504 deadline"]
     assert (told.end, told.trail, told.world.failures("a")) == ("failed: deadline", ["a:cancelled"], 0)
 

@@ -21,7 +21,7 @@ def attempt(provider, verdict, started, ended):
             [attempt("openai", "server_error", 10.0, 10.42), attempt("azure", "ok", 10.42, 11.23)],
             "openai:server_error/0.42s, azure:ok/0.81s",
         ),
-        ([attempt("openai", "", 10.0, 0.0)], "openai:ok/2.00s"),
+        ([attempt("openai", "", 10.0, 0.0)], "openai:waiting/2.00s"),
     ],
 )
 def test_the_trail_names_each_attempt_its_verdict_and_its_seconds(attempts, text):

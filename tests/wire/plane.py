@@ -169,7 +169,7 @@ class Plane:
         registry, now = self.gateway._registry, asyncio.get_running_loop().time()
         breakers = [target.breaker for target in registry.targets()]
         breakers += [provider.breaker for provider in registry.providers.values()]
-        return all(breaker.state is State.CLOSED and not breaker.failing(now) for breaker in breakers)
+        return all(breaker.state is State.CLOSED and not breaker._window.totals(now)[1] for breaker in breakers)
 
     async def quiet(self) -> None:
         """Wait until no upstream connection is in use."""
