@@ -250,7 +250,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel(
                 "Attempts by provider and kind",
-                "Upstream requests by why they were made: first, retry at the same target, failover to another.",
+                "Upstream requests by why they were made: first, retry at the same target, failover to another, hedge beside a "
+                "slow one.",
                 "reqps",
                 (Ask(rate("gateway_attempts_total", BOTH, "provider, kind"), "{{provider}}: {{kind}}"),),
                 stacked=True,
@@ -302,6 +303,45 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Keys out of use for now: refused, out of money, or at their rate limit.",
                 "short",
                 (Ask(f"sum by (provider) (gateway_credentials_benched{{{BY_PROVIDER}}})", "{{provider}}"),),
+            ),
+        ),
+    ),
+    (
+        "Races and deliveries",
+        (
+            Panel(
+                "Hedges by result",
+                "Second attempts that were due beside a slow one: won or lost the race, failed, or not sent for want of another "
+                "target or of budget. Many lost ones mean that `after` is too soon.",
+                "reqps",
+                (Ask(rate("gateway_hedges_total", BY_ROUTE, "result"), "{{result}}"),),
+                width=6,
+                stacked=True,
+            ),
+            Panel(
+                "Wasted tokens, estimated",
+                "Prompts sent to attempts that lost a race, by provider, as a quarter of their bytes: an estimate, since nobody "
+                "reports what an answer cost that was called off.",
+                "suffix: tokens/s",
+                (Ask(rate("gateway_wasted_tokens_total", BY_PROVIDER, "provider"), "{{provider}}"),),
+                width=6,
+                stacked=True,
+            ),
+            Panel(
+                "Held streams that outgrew their bound",
+                "Streams too long for `hold` to keep back, and so delivered as they came: a break in them is seen.",
+                "reqps",
+                (Ask(rate("gateway_held_streams_overflowed_total", BY_ROUTE, "route"), "{{route}}"),),
+                width=6,
+                stacked=True,
+            ),
+            Panel(
+                "Frames left out",
+                "Frames of streams that were no JSON, which no client could have read, and which were not passed on.",
+                "suffix: frames/s",
+                (Ask(rate("gateway_frames_dropped_total", BY_ROUTE, "route"), "{{route}}"),),
+                width=6,
+                stacked=True,
             ),
         ),
     ),

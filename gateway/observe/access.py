@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.core.record import ExchangeRecord, trail
+from gateway.observe.hedges import summary
 from gateway.observe.writer import LineWriter
 
 PATH_CHARS = 512
@@ -76,6 +77,7 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
         "trail": trail(attempts, record.ended_at),
         "attempts": len(attempts),
         "saved_by": record.saved_by,
+        "hedge": record.hedge_skipped if len(attempts) < 2 else summary(record),
         "upstream_status": None if last is None or not last.status else last.status,
         "upstream_code": "" if last is None else last.code,
         # Whole microseconds; `round` to three digits costs three times as much.
@@ -86,6 +88,7 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
         "bytes_out": record.bytes_out,
         "input_tokens": tokens_in,
         "output_tokens": tokens_out,
+        "usage_partial": record.usage_partial,
     }
     try:
         rendered = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

@@ -25,6 +25,7 @@ from gateway.core.plan import Route, Target
 from gateway.core.record import Ending, ExchangeRecord, Kind
 from gateway.core.verdicts import Fault, IOFault
 from gateway.errors import Reason
+from gateway.observe.hedges import RESULTS
 from gateway.observe.series import CONTENT_TYPE, Count, Counts, Spread, Spreads, gauge_text
 from gateway.observe.table import TABLE
 
@@ -42,6 +43,7 @@ _BOUND = 10_000
 _IO_CODES = frozenset(map(str, IOFault))
 
 _USUAL_KINDS = (str(Kind.FIRST), str(Kind.FAILOVER), str(Kind.RETRY))
+_HEDGE, _RESUME = str(Kind.HEDGE), str(Kind.RESUME)
 _USUAL_CODES = (*map(str, (200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)), *sorted(_IO_CODES))
 _VERDICTS = ("ok", *map(str, Fault), "cancelled")
 _USUAL_ENDS: tuple[tuple[Ending, Reason], ...] = (
@@ -129,6 +131,10 @@ class Metrics:
         self._transitions = Counts(TABLE["gateway_breaker_transitions_total"])
         self._tokens = Counts(TABLE["gateway_tokens_total"])
         self._broken = Counts(TABLE["gateway_streams_broken_total"])
+        self._hedges = Counts(TABLE["gateway_hedges_total"])
+        self._wasted = Counts(TABLE["gateway_wasted_tokens_total"])
+        self._overflowed = Counts(TABLE["gateway_held_streams_overflowed_total"])
+        self._frames = Counts(TABLE["gateway_frames_dropped_total"])
         self._reloads = Counts(TABLE["gateway_config_reloads_total"])
         self._lag = Spreads(TABLE["gateway_loop_lag_seconds"])
         self._dropped_line = Counts(TABLE["gateway_log_lines_dropped_total"])
@@ -204,6 +210,22 @@ class Metrics:
         """Count an answer that broke off."""
         self._broken.at(provider, model_label, "true" if recovered else "false").value += 1
 
+    def hedged(self, route: str, result: str) -> None:
+        """Count a hedge by its result, or one that was due by why it was not sent."""
+        self._hedges.at(route, result).value += 1
+
+    def wasted(self, provider: str, tokens: int) -> None:
+        """Count the probable cost of an attempt that lost a race."""
+        self._wasted.at(provider).value += tokens
+
+    def hold_overflowed(self, route: str) -> None:
+        """Count a stream that was too long to be held back."""
+        self._overflowed.at(route).value += 1
+
+    def frames_dropped(self, route: str, count: int) -> None:
+        """Count frames of a stream that were left out."""
+        self._frames.at(route).value += count
+
     # What the rest of the gateway tells.
 
     def breaker_moved(self, provider: str, model: str, family: str, to: str) -> None:
@@ -251,6 +273,7 @@ class Metrics:
             self._inflight.at(route)
             self._first_token.at(route)
             self._overhead.at(route)
+            self._frames.at(route)
             for stream in ("false", "true"):
                 self._duration.at(route, stream)
             for kind in _USUAL_KINDS[1:]:
@@ -259,7 +282,14 @@ class Metrics:
             self._requests.at("", "", str(Ending.REFUSED), str(reason))
         for (ending, reason), route, client in _first(product(_USUAL_ENDS, routes, clients)):
             self._requests.at(route, client, str(ending), str(reason))
-        for verdict, kind, (route, provider, model) in _first(product(_VERDICTS, _USUAL_KINDS, served)):
+        self._prepare_deliveries(snapshot)
+        unused = {(route.name, kind) for route in snapshot.routes for kind in _unused_kinds(route)}
+        kinds = (
+            (verdict, kind, place)
+            for verdict, kind, place in product(_VERDICTS, (*_USUAL_KINDS, _HEDGE, _RESUME), served)
+            if (place[0], kind) not in unused
+        )
+        for verdict, kind, (route, provider, model) in _first(kinds):
             self._attempts.at(route, provider, model, kind, verdict)
         for provider, model in places[: _PREPARED // 10]:
             self._attempt_duration.at(provider, model)
@@ -271,6 +301,19 @@ class Metrics:
             self._responses.at(provider, code)
         for provider, to in _first((provider, to) for to in BREAKER_STATES for provider in providers):
             self._transitions.at(provider, "", "", to)
+
+    def _prepare_deliveries(self, snapshot: Snapshot) -> None:
+        """What only routes have that hedge, hold streams back or resume them."""
+        for route in snapshot.routes:
+            for kind in {_HEDGE, _RESUME}.difference(_unused_kinds(route)):
+                self._saved.at(route.name, kind)
+            if route.policy.stream.hold_s:
+                self._overflowed.at(route.name)
+            if route.policy.hedge is not None:
+                for result in RESULTS:
+                    self._hedges.at(route.name, result)
+                for target in route.targets:
+                    self._wasted.at(target.provider.name)
 
     def expose(self) -> tuple[bytes, str]:
         """Return everything in the text exposition format, and its content type."""
@@ -310,6 +353,10 @@ class Metrics:
             self._transitions,
             self._tokens,
             self._broken,
+            self._hedges,
+            self._wasted,
+            self._overflowed,
+            self._frames,
             self._reloads,
             self._lag,
             self._dropped_line,
@@ -336,6 +383,12 @@ def _code(answer: int | str) -> str:
     if isinstance(answer, int):
         return str(answer) if 100 <= answer <= 599 else "other"
     return answer if answer in _IO_CODES else "other"
+
+
+def _unused_kinds(route: Route) -> list[str]:
+    """Return the kinds of attempts that this route's policy does not allow."""
+    policy = route.policy
+    return [kind for kind, used in ((_HEDGE, policy.hedge is not None), (_RESUME, policy.stream.resume)) if not used]
 
 
 def _labels(route: Route) -> Iterator[tuple[str, str]]:

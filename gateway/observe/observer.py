@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 from gateway.core.record import AttemptRecord, Ending, ExchangeRecord
 from gateway.observe.access import AccessLog
+from gateway.observe.hedges import results, wasted
 from gateway.observe.metrics import Metrics
 
 _BROKEN = "stream_broken"
+_OK = "ok"
 
 
 class Observer:
@@ -66,13 +68,37 @@ class Observer:
             tokens_in, tokens_out = metrics.token_cells.get(place) or metrics.bind_tokens(place)
             tokens_in.value += record.usage[0]
             tokens_out.value += record.usage[1]
-        if record.saved_by is not None:
-            metrics.saved(record.route, record.saved_by)
-        for attempt in record.attempts:
-            if attempt.verdict == _BROKEN or (record.stream_broken and attempt is winner):
-                metrics.stream_broken(attempt.provider, attempt.model_label, recovered=ending is Ending.OK)
+        if (
+            len(record.attempts) != 1
+            or winner is None
+            or winner.verdict != _OK
+            or record.hedge_skipped
+            or record.hold_overflowed
+            or record.frames_dropped
+        ):
+            self._eventful(record)
 
         self._access.write(record, self._clock_unix(), first_token_s, overhead_s)
+
+    def _eventful(self, record: ExchangeRecord) -> None:
+        """Count what an exchange does not have whose first and only attempt gave a whole, good answer in time."""
+        metrics, route = self._metrics, record.route
+        if record.saved_by is not None:
+            metrics.saved(route, record.saved_by)
+        for attempt in record.attempts:
+            if attempt.verdict == _BROKEN or attempt.broken or (record.stream_broken and attempt is record.winner):
+                metrics.stream_broken(attempt.provider, attempt.model_label, recovered=record.ending is Ending.OK)
+        if record.hedge_skipped:
+            metrics.hedged(route, record.hedge_skipped)
+        if record.hold_overflowed:
+            metrics.hold_overflowed(route)
+        if record.frames_dropped:
+            metrics.frames_dropped(route, record.frames_dropped)
+        if len(record.attempts) > 1:
+            for result in results(record):
+                metrics.hedged(route, result)
+            for provider, tokens in wasted(record):
+                metrics.wasted(provider, tokens)
 
 
 def first_token(record: ExchangeRecord) -> float | None:
@@ -80,11 +106,16 @@ def first_token(record: ExchangeRecord) -> float | None:
     winner = record.winner
     if not record.stream or winner is None or not winner.content_at or winner.status >= 400:
         return None
+    if len(record.attempts) > 1:
+        # The first one that the client read: a resumed stream has more.
+        winner = next((attempt for attempt in record.attempts if attempt.broken), winner)
     return max(winner.content_at, record.opened_at) - record.received_at
 
 
 def overhead(record: ExchangeRecord) -> float | None:
     """Return the seconds that the gateway itself added to an answered exchange; None where it waited or tried again.
+
+    A stream that was held back, or whose head went out before it to keep the connection alive, waited because its policy says so.
 
     Before: from the request's head until the one attempt was handed to a connected socket; the client's sending of a body that
     had to be read first, and a new connection, are in it. After: from what the provider's answer had to bring until the response
@@ -94,6 +125,8 @@ def overhead(record: ExchangeRecord) -> float | None:
     if winner is None or len(record.attempts) != 1 or not winner.sent_at or not record.opened_at:
         return None
     opened_at = record.opened_at
+    if record.stream and winner.content_at and winner.content_at != opened_at:
+        return None
     for heard_at in (winner.heard_at, winner.content_at, winner.head_at):
         if 0.0 < heard_at <= opened_at:
             return winner.sent_at - record.received_at + opened_at - heard_at

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.drill.faults import Cut, Status
+from gateway.drill.faults import Cut, Latency, Status
 from tests.e2e import prometheus
 from tests.e2e.process import PATIENCE_S, ROOT
 from tests.e2e.shapes import ask, config
@@ -21,6 +21,8 @@ from tests.e2e.test_failover import App
 QUIET_AT_ZERO = {"Dropped log lines"}
 """Panels whose good news is a line at zero."""
 SCRAPES = 4
+RACING = {"hedge": {"after": "1s", "budget": "10%"}, "stream": {"hold": "1ms"}}
+"""Only routes that hedge or hold streams back have samples of it."""
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def queries() -> list[tuple[str, str]]:
 async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, start: Any, serve: Any, sdk: Any) -> None:
     primary, second = await start("primary", latency=0.01), await start("second", latency=0.01)
     breaker = {"consecutive": 3, "min_requests": 5, "open": "1s", "max_open": "1s", "ramp": "1s"}
-    gateway = await serve(config(primary, second, provider_defaults={"breaker": breaker}))
+    gateway = await serve(config(primary, second, policy=RACING, provider_defaults={"breaker": breaker}))
     client = sdk(gateway)
     async with prometheus.running(f"127.0.0.1:{gateway.admin_port}", binary=binary) as server:
         await server.until('up{job="gateway"} == 1')
@@ -62,6 +64,9 @@ async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, s
             await gateway.until_metric("gateway_streams_broken_total", lambda value: value > 0)
             primary.faults.clear()
             await app.more(40, of="primary")
+            primary.faults.set(Latency(3.0))
+            await gateway.until_metric("gateway_hedges_total", lambda value: value > 0, result="won")
+            primary.faults.clear()
         assert app.surprises == []
         for _ in range(3):
             with pytest.raises(openai.BadRequestError):
@@ -87,6 +92,8 @@ async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, s
             "Failed attempts by provider and verdict",
             "Broken answers",
             "Breaker transitions",
+            "Hedges by result",
+            "Wasted tokens, estimated",
             "Tokens",
             "Configuration reloads",
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -74,8 +74,12 @@ def snapshot(
         ("chat", ("gpt-4o", "o*"), (("openai", None), ("azure", "gpt-4o-prod"))),
     ),
     clients: tuple[str, ...] | None = None,
+    policies: Mapping[str, Policy] | None = None,
 ) -> Snapshot:
-    """`routes`: (name, models, ((provider, model or None), ...)); every provider holds the same secret key."""
+    """`routes`: (name, models, ((provider, model or None), ...)); every provider holds the same secret key.
+
+    `policies` are those of routes, by name, where they are not the default.
+    """
     routes = tuple(routes)
     names = dict.fromkeys(provider for _, _, targets in routes for provider, _ in targets)
     plans = {name: ProviderPlan(name=name, domain=name) for name in names}
@@ -97,7 +101,7 @@ def snapshot(
             Route(
                 name=name,
                 targets=tuple(Target(provider=plans[provider], model=model) for provider, model in targets),
-                policy=Policy(),
+                policy=(policies or {}).get(name, Policy()),
                 models=models,
             )
             for name, models, targets in routes

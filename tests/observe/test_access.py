@@ -51,6 +51,7 @@ def test_a_saved_stream_reads_as_it_happened():
         "trail": "openai:server_error/0.42s, azure:ok/0.83s",
         "attempts": 2,
         "saved_by": "failover",
+        "hedge": "",
         "upstream_status": 200,
         "upstream_code": "",
         "duration_ms": pytest.approx(1260, abs=0.01),
@@ -60,6 +61,7 @@ def test_a_saved_stream_reads_as_it_happened():
         "bytes_out": 8192,
         "input_tokens": 1200,
         "output_tokens": 34,
+        "usage_partial": False,
     }
 
 
@@ -130,7 +132,7 @@ def test_the_observer_logs_each_end_once_with_what_it_measured():
     log = AccessLog(writer)
     metrics = Metrics()
     observer = Observer(metrics, log, lambda: 1_795_323_600.0)
-    record = exchange(attempt(content=100.4), stream=True, opened=100.401)
+    record = exchange(attempt(content=100.401, heard=100.4), stream=True, opened=100.401)
     observer.began(record)
     observer.attempt_ended(record, record.attempts[0])
     observer.ended(record)

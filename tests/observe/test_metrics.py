@@ -78,12 +78,21 @@ def test_first_token_counts_for_good_streams_alone(metrics, observer):
 
 def test_overhead_is_measured_from_what_the_answer_waited_for(metrics, observer):
     # A stream goes out at its first content while more comes; its last byte lies after the opening.
-    run(observer, exchange(attempt(head=100.3, content=100.4, heard=105.0), stream=True, opened=100.401))
-    # Opened at the head, before any content.
-    run(observer, exchange(attempt(head=100.3, content=100.4, heard=105.0), stream=True, opened=100.305))
+    run(observer, exchange(attempt(head=100.3, content=100.4, heard=105.0), stream=True, opened=100.4))
+    # The chunk with the first content is all there is so far.
+    run(observer, exchange(attempt(head=100.3, content=100.401, heard=100.4), stream=True, opened=100.401))
+    # No stream: opened at the head, before any content.
+    run(observer, exchange(attempt(head=100.3, content=100.4, heard=105.0), opened=100.305))
     found = samples(metrics)
-    assert value(found, "gateway_overhead_seconds_count", route="chat") == 2
-    assert value(found, "gateway_overhead_seconds_sum", route="chat") == pytest.approx(0.002 + 0.001 + 0.002 + 0.005)
+    assert value(found, "gateway_overhead_seconds_count", route="chat") == 3
+    assert value(found, "gateway_overhead_seconds_sum", route="chat") == pytest.approx(0.002 + 0.002 + 0.001 + 0.002 + 0.005)
+
+
+@pytest.mark.parametrize("opened", [100.9, 100.3])
+def test_waiting_that_the_policy_asks_for_is_no_overhead(metrics, observer, opened):
+    """Held back for half a second; and a head that went out before any content, to keep the connection alive."""
+    run(observer, exchange(attempt(head=100.2, content=100.4, heard=105.0), stream=True, opened=opened, ended=105.0))
+    assert value(samples(metrics), "gateway_overhead_seconds_count", route="chat") == 0
 
 
 def test_refusals_have_no_duration_and_other_ends_do(metrics, observer):
@@ -147,6 +156,15 @@ def test_a_broken_answer_is_recovered_only_where_the_client_got_a_whole_one(metr
     found = samples(metrics)
     assert value(found, "gateway_streams_broken_total", provider="openai", model="gpt-4o", recovered="true") == 1
     assert value(found, "gateway_streams_broken_total", provider="openai", model="gpt-4o", recovered="false") == 1
+
+
+def test_frames_that_were_left_out_are_counted_however_well_the_stream_ended(metrics, observer):
+    metrics.prepare(snapshot())
+    record = exchange(attempt(), stream=True)
+    record.frames_dropped = 3
+    assert value(samples(metrics), "gateway_frames_dropped_total", route="chat") == 0
+    run(observer, record)
+    assert value(samples(metrics), "gateway_frames_dropped_total", route="chat") == 3
 
 
 def test_a_loaded_configuration_starts_every_rate_at_zero(metrics):
@@ -334,6 +352,10 @@ def test_the_table_is_the_published_one():
         "retry_budget_balance": "provider",
         "tokens_total": "provider model type",
         "streams_broken_total": "provider model recovered",
+        "hedges_total": "route result",
+        "wasted_tokens_total": "provider",
+        "held_streams_overflowed_total": "route",
+        "frames_dropped_total": "route",
         "config_reloads_total": "result",
         "config_info": "hash",
         "build_info": "version python",
