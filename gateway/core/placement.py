@@ -285,14 +285,14 @@ class Placement:
                 wait_s = max(wait_s, self._jittered(verdict.delay))
             if parked_s:
                 wait_s = max(wait_s, self._jittered(parked_s))
-            if self._failures + 1 >= self._ask.policy.attempts:
-                persistent_s = self._failed_at + self._chance.uniform(*PERSISTENCE_S) - now
-                if now + persistent_s < self._ask.deadline_at:
-                    wait_s = max(wait_s, persistent_s)
             left_s = self._ask.deadline_at - now
             if wait_s >= left_s and verdict.delay is None and not parked_s:
                 # Nobody asked for that much: rather sooner than not at all.
                 wait_s = left_s / 2
+            if self._failures + 1 >= self._ask.policy.attempts:
+                persistent_s = self._failed_at + self._chance.uniform(*PERSISTENCE_S) - now
+                if persistent_s < left_s:
+                    wait_s = max(wait_s, persistent_s)
             if wait_s >= left_s:
                 stuck = Stuck(Reason.DEADLINE, verdict.delay)
             elif against_breaker and _hopeless(place, now):

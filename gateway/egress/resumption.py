@@ -97,7 +97,7 @@ class Resumption:
             if spliced is None:
                 return None
             attempt = self._attempt
-            if spliced and attempt is not None and splicer.joined:
+            if spliced and attempt is not None and (splicer.joined or splicer.finished):
                 spliced = seam(attempt.provider) + spliced
                 attempt.catching_up = False
                 self._attempt = None

@@ -56,7 +56,8 @@ def _overtaken(record: ExchangeRecord, attempt: AttemptRecord) -> bool:
     if attempt.verdict != _CANCELLED or not _sent(attempt) or attempt is record.winner:
         return False
     # With a stream that is held back the race is decided before anybody's answer is the client's.
-    return record.winner is not None or attempt.ended_at < record.ended_at
+    # An error that is relayed has overtaken nobody.
+    return (record.winner is not None and record.winner.content_at > 0.0) or attempt.ended_at < record.ended_at
 
 
 def _sent(attempt: AttemptRecord) -> bool:

@@ -49,6 +49,7 @@ REFUSALS: dict[str, Refusal] = {
         (b"x-should-retry", b"false"),
     ),
     "400_drained": _error(400, "The pool for this model is drained.", "invalid_request_error", "pool_drained"),
+    "no_prefill": _error(400, "Prefilling assistant messages is not supported for this model.", "invalid_request_error", None),
     "403": _error(403, "You are not allowed to sample from this model.", "invalid_request_error", None),
     "404": _error(404, "The model does not exist or you do not have access to it.", "invalid_request_error", "model_not_found"),
     "billing": _error(
@@ -98,15 +99,29 @@ def overloaded(delay_s: float) -> Refusal:
 
 
 _TAG = "<tag#0>"
+AGREED = "Er sagte: «Ça va?» 🙂 und ging dann heim."
+"""What every provider says to a request that asks for a reproducible answer, each in pieces of its own."""
+
+Pieces = tuple[str, ...]
 
 
-def _events(tell: Callable[[str, int], list[bytes]]) -> Callable[[str, int], list[bytes]]:
-    """Tell every stream of a length once, and put each visit's own tag in: making JSON takes longer than all else here."""
-    told = cache(partial(tell, _TAG))
+def own_words(count: int) -> Pieces:
+    """Return so many pieces of text that only the provider whose tag they bear would say."""
+    return tuple(f" {_TAG} {word}" for word in range(count))
+
+
+def cut(text: str, size: int) -> Pieces:
+    """Return a text in pieces of so many characters."""
+    return tuple(text[at : at + size] for at in range(0, len(text), size))
+
+
+def _events(tell: Callable[[Pieces, str], list[bytes]]) -> Callable[..., list[bytes]]:
+    """Tell every stream once, and put each visit's own tag in: making JSON takes longer than all else here."""
+    told = cache(tell)
 
     @wraps(tell)
-    def retold(tag: str, words: int) -> list[bytes]:
-        return [event.replace(_TAG.encode(), tag.encode()) for event in told(words)]
+    def retold(tag: str, pieces: Pieces, manner: str = "") -> list[bytes]:
+        return [event.replace(_TAG.encode(), tag.encode()) for event in told(pieces, manner)]
 
     return retold
 
@@ -118,14 +133,34 @@ def _body(tell: Callable[[str], bytes]) -> Callable[[str], bytes]:
 
 
 @_events
-def chat_events(tag: str, words: int) -> list[bytes]:
-    """A chat stream up to and without `[DONE]`: the role, the words, the finish."""
-    head = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-2024-08-06",'
-    choice = '"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reason":%s}]}'
-    deltas = [('{"role":"assistant","content":"","refusal":null}', "null")]
-    deltas += [(json.dumps({"content": f" {tag} {word}"}), "null") for word in range(words)]
-    deltas.append(("{}", '"stop"'))
-    return [f"data: {head}{choice % delta}\n\n".encode() for delta in deltas]
+def chat_events(pieces: Pieces, manner: str) -> list[bytes]:
+    """A chat stream up to and without `[DONE]`: the role, the pieces, the finish.
+
+    `manner` may hold `calls` (the pieces are the arguments of a tool call), `usage` (it was asked for: one chunk more) and `running`
+    (the usage so far beside every piece, as vLLM does when told to).
+    """
+    head = {"id": f"chatcmpl-{_TAG}", "object": "chat.completion.chunk", "created": 1700000000, "model": "gpt-4o-2024-08-06"}
+    if "calls" in manner:
+        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+        deltas: list[dict[str, object]] = [{"role": "assistant", "content": None}]
+        deltas += [{"tool_calls": [call | {"function": {"arguments": piece}}]} for piece in pieces]
+        reason = "tool_calls"
+    else:
+        deltas = [{"role": "assistant", "content": "", "refusal": None}, *({"content": piece} for piece in pieces)]
+        reason = "stop"
+    documents: list[dict[str, object]] = []
+    for number, delta in enumerate([*deltas, {}]):
+        over = number == len(deltas)
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason if over else None}
+        usage = {"usage": _chat_usage(number) if "running" in manner else None} if "usage" in manner else {}
+        documents.append(head | {"choices": [choice]} | usage)
+    if "usage" in manner:
+        documents.append(head | {"choices": [], "usage": _chat_usage(len(pieces))})
+    return [f"data: {json.dumps(document, separators=(',', ':'))}\n\n".encode() for document in documents]
+
+
+def _chat_usage(made: int) -> dict[str, int]:
+    return {"prompt_tokens": 9, "completion_tokens": made, "total_tokens": 9 + made}
 
 
 def chat_error() -> bytes:
@@ -148,26 +183,43 @@ def chat_body(tag: str) -> bytes:
     ).encode()
 
 
-def _response(status: str, tag: str) -> dict[str, object]:
-    content = [{"type": "output_text", "text": f"Hello {tag}", "annotations": []}] if status == "completed" else []
-    output = [{"type": "message", "id": "msg_1", "role": "assistant", "content": content}]
-    usage = {"input_tokens": 9, "output_tokens": 12, "total_tokens": 21} if status == "completed" else None
-    return {"id": "resp_1", "object": "response", "status": status, "error": None, "output": output, "usage": usage}
+def _response(status: str, output: list[dict[str, object]], made: int = 0) -> dict[str, object]:
+    usage = {"input_tokens": 9, "output_tokens": made, "total_tokens": 9 + made} if status == "completed" else None
+    return {"id": f"resp_{_TAG}", "object": "response", "status": status, "error": None, "output": output, "usage": usage}
+
+
+def _message(text: str) -> dict[str, object]:
+    return {"type": "message", "id": f"msg_{_TAG}", "status": "completed", "role": "assistant", "content": [_text(text)]}
+
+
+def _text(text: str) -> dict[str, object]:
+    return {"type": "output_text", "text": text, "annotations": []}
 
 
 @_events
-def response_events(tag: str, words: int) -> list[bytes]:
-    """A stream of the Responses API, whole: its last event is the terminator."""
+def response_events(pieces: Pieces, manner: str) -> list[bytes]:
+    """A stream of the Responses API, whole: its last event is the terminator. `manner` may hold `calls`, as with chat."""
+    text = "".join(pieces)
     documents: list[dict[str, object]] = [
-        {"type": "response.created", "response": _response("in_progress", tag)},
-        {"type": "response.in_progress", "response": _response("in_progress", tag)},
-        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "id": "msg_1"}},
+        {"type": "response.created", "response": _response("in_progress", [])},
+        {"type": "response.in_progress", "response": _response("in_progress", [])},
     ]
-    documents += [
-        {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": f" {tag} {word}"}
-        for word in range(words)
-    ]
-    documents.append({"type": "response.completed", "response": _response("completed", tag)})
+    if "calls" in manner:
+        item: dict[str, object] = {"type": "function_call", "id": f"fc_{_TAG}", "call_id": "call_1", "name": "f", "arguments": text}
+        where = {"item_id": item["id"], "output_index": 0}
+        documents.append({"type": "response.output_item.added", "output_index": 0, "item": item | {"arguments": ""}})
+        documents += [{"type": "response.function_call_arguments.delta", **where, "delta": piece} for piece in pieces]
+        documents.append({"type": "response.function_call_arguments.done", **where, "arguments": text})
+    else:
+        item = _message(text)
+        where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        documents.append({"type": "response.output_item.added", "output_index": 0, "item": item | {"content": []}})
+        documents.append({"type": "response.content_part.added", **where, "part": _text("")})
+        documents += [{"type": "response.output_text.delta", **where, "delta": piece} for piece in pieces]
+        documents.append({"type": "response.output_text.done", **where, "text": text})
+        documents.append({"type": "response.content_part.done", **where, "part": _text(text)})
+    documents.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    documents.append({"type": "response.completed", "response": _response("completed", [item], len(pieces))})
     return [
         f"event: {document['type']}\ndata: {json.dumps(document | {'sequence_number': number})}\n\n".encode()
         for number, document in enumerate(documents)
@@ -183,17 +235,17 @@ def response_error() -> bytes:
 @_body
 def response_body(tag: str) -> bytes:
     """A response, not streamed."""
-    return json.dumps(_response("completed", tag)).encode()
+    return json.dumps(_response("completed", [_message(f"Hello {tag}")], 12)).encode()
 
 
 @_events
-def image_events(tag: str, parts: int) -> list[bytes]:
+def image_events(pieces: Pieces, _manner: str) -> list[bytes]:
     """A stream of image generation, whole: its last event is the picture."""
     documents = [
-        {"type": "image_generation.partial_image", "b64_json": "aGk=", "partial_image_index": part, "prompt": tag}
-        for part in range(parts)
+        {"type": "image_generation.partial_image", "b64_json": "aGk=", "partial_image_index": part, "prompt": _TAG}
+        for part in range(len(pieces))
     ]
-    documents.append({"type": "image_generation.completed", "b64_json": "aGk=", "prompt": tag})
+    documents.append({"type": "image_generation.completed", "b64_json": "aGk=", "prompt": _TAG})
     return [f"event: {document['type']}\ndata: {json.dumps(document)}\n\n".encode() for document in documents]
 
 

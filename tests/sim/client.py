@@ -62,6 +62,9 @@ class Errand:
     replayable: bool = True
     """A stateless model call, or a method without side effects."""
     already_retried: bool = False
+    declines_hedge: bool = False
+    continuable: bool = True
+    """A stream for it may be continued by another one: it is plain text that was asked for."""
     misbehaves: bool = False
     """For law 11: everything that goes wrong here is this client's own doing."""
 
@@ -82,6 +85,12 @@ class Client:
         self.chunks = 0
         self.opened_at = 0.0
         self.opened_seq = 0
+        self.content_at = 0.0
+        self.content_seq = 0
+        """When the first bytes came that are no comment."""
+        self.heard_at = 0.0
+        self.silent_s = 0.0
+        """The longest silence in a body that had begun."""
         self.endings: list[str] = []
         """`ended` and `aborted` are the gateway's, `left` is the client's; there must be exactly one."""
         self.done_at = 0.0
@@ -171,6 +180,11 @@ class Client:
             return
         if not self.opened_at or not chunk:
             self.misuse.append("body bytes before the head" if chunk else "an empty chunk")
+        now = self._desk.loop.time()
+        self.silent_s = max(self.silent_s, now - (self.heard_at or self.opened_at))
+        self.heard_at = now
+        if not self.content_seq and not chunk.startswith(b":"):
+            self.content_at, self.content_seq = now, self._desk.next()
         self.body += chunk
         self.chunks += 1
         if self.chunks == self.errand.leaves_at_chunk:
@@ -221,5 +235,7 @@ class Client:
         self.endings.append(how)
         self.done_at = self._desk.loop.time()
         self.done_seq = self._desk.next()
+        if self.heard_at:
+            self.silent_s = max(self.silent_s, self.done_at - self.heard_at)
         self._desk.tell(self.errand.name, f"the client: {how}")
         self._over(self)

@@ -30,6 +30,12 @@ class Visit:
     started_seq: int
     nth: int
     """The client's how manieth request here, over all its attempts."""
+    prefill: str | None = None
+    """The beginning of its answer that was put in its mouth."""
+    continues: bool = True
+    """It goes on from such a beginning; else it takes it for a turn of the conversation, and answers as it likes."""
+    counts: bool = False
+    """Asked for the usage, it tells it beside every piece."""
     trouble: str = "ok"
     sent: bool = False
     """The connection was there: the provider may have seen the request."""

@@ -19,13 +19,32 @@ AMBIGUOUS = frozenset(
 )
 """Trouble after which the work may have been done and billed: repeating it costs double."""
 MODEL_CALLS = ("/chat/completions", "/responses", "/embeddings", "/images/generations")
-MODELS_ONLY = frozenset({"error_200", "html_200", "clean_end", "400_drained"})
+MODELS_ONLY = frozenset({"error_200", "no_stream", "html_200", "clean_end", "400_drained"})
 """What cannot be told from a good answer where anything may be an answer; and what only a model can run out of."""
 RATE_LIMITS = frozenset({"rate", "rate_ms", "rate_soon", "rate_bare", "rate_false"})
 BENCHES = frozenset({"401", "billing", "403"})
 ABOUT_A_KEY = RATE_LIMITS | BENCHES
-PLAIN = frozenset({"ok", "no_done", "bare_done", "400", "context"})
-"""Nothing that can be held against a target: a good answer in good time, or what the client itself has earned."""
+PLAIN = frozenset({"ok", "no_done", "bare_done", "400", "context", "no_prefill"})
+"""Nothing that can be held against a target: a good answer in good time, or what the client itself, or the gateway, has earned."""
+ANSWERS = frozenset(
+    {
+        "ok",
+        "slow",
+        "drip",
+        "no_stream",
+        "stall",
+        "cut",
+        "clean_end",
+        "stream_error",
+        "late_error",
+        "no_done",
+        "bare_done",
+        "stall_30",
+    }
+)
+"""Trouble that shows when an answer has begun, or none: the request itself was found in order."""
+REFUSALS_TO_GO_ON = frozenset({"no_prefill"})
+"""Whoever says so may be asked once more, from the beginning."""
 REFUSED_UNDONE = frozenset({429, 503, 529})
 """Statuses that say: not processed."""
 
@@ -104,8 +123,8 @@ def _answer(visit: Visit, body: bytes, dice: random.Random) -> Iterator[Step]:
         wait_s += dice.uniform(2.0, 14.0)
     elif trouble == "stall_30":
         wait_s += 30.0
-    if b'"stream":true' in body and trouble != "error_200":
-        yield from _stream(visit, dice, wait_s)
+    if b'"stream":true' in body and trouble not in ("error_200", "no_stream"):
+        yield from _stream(visit, body, dice, wait_s)
         return
     text = _whole_body(visit)
     framed = trouble != "clean_end"
@@ -141,19 +160,26 @@ def _whole_body(visit: Visit) -> bytes:
     return answers.object_body(visit.tag)
 
 
-def _stream(visit: Visit, dice: random.Random, wait_s: float) -> Iterator[Step]:
+def _stream(visit: Visit, body: bytes, dice: random.Random, wait_s: float) -> Iterator[Step]:
     chat, images = visit.path.endswith("/chat/completions"), visit.path.endswith("/images/generations")
-    words = dice.randint(2, 8)
-    tell = answers.chat_events if chat else answers.image_events if images else answers.response_events
-    events = tell(visit.tag, words)
-    prelude = 1 if chat else 0 if images else 3
+    calls = "calls" if b'"tools":' in body else ""
+    pieces = _pieces(visit, body, dice.randint(2, 8))
+    words = len(pieces)
+    if chat:
+        running = " usage running" if visit.counts else " usage"
+        events = answers.chat_events(visit.tag, pieces, calls + (running if b'"include_usage":true' in body else ""))
+        prelude = 1
+    else:
+        tell = answers.image_events if images else answers.response_events
+        events = tell(visit.tag, pieces, calls)
+        prelude = 0 if images else 3 if calls else 4
     trouble = visit.trouble
     visit.good = trouble in ("ok", "slow", "stall_30", "no_done", "bare_done", "drip")
     error = answers.chat_error() if chat else answers.response_error()
     if trouble == "stream_error":
         events = [*events[:prelude], error]
     elif trouble == "late_error":
-        events = [*events[: prelude + dice.randint(1, words)], error]
+        events = [*events[: prelude + dice.randint(min(1, words), words)], error]
     elif trouble in ("cut", "clean_end", "stall"):
         events = events[: dice.randint(0, prelude + words)]
     elif trouble == "bare_done":
@@ -177,6 +203,14 @@ def _stream(visit: Visit, dice: random.Random, wait_s: float) -> Iterator[Step]:
     elif trouble != "stall":
         # Some keep the connection waiting for its end long after the last event.
         yield Step(dice.choice((0.0, 0.0, 0.1, 5.0)) if visit.good and trouble != "no_done" else 0.0, "end", whole=visit.good)
+
+
+def _pieces(visit: Visit, body: bytes, words: int) -> answers.Pieces:
+    """Return what will be said: where it is agreed on, or was begun by another, only the dice's idea of a piece is this one's own."""
+    begun = visit.prefill if visit.prefill is not None and visit.continues else ""
+    if b'"seed":7' not in body or not answers.AGREED.startswith(begun):
+        return answers.own_words(words)
+    return answers.cut(answers.AGREED[len(begun) :], 4 + words)
 
 
 def _chunks(events: list[bytes], dice: random.Random) -> Iterator[bytes]:

@@ -10,11 +10,12 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.core.matcher import Rule
 from tests.sim.clock import BEGIN_S
 from tests.sim.ledger import FOREVER, Desk, Visit
-from tests.sim.plays import MODEL_CALLS, MODELS_ONLY, Step, play
+from tests.sim.plays import ANSWERS, MODEL_CALLS, MODELS_ONLY, Step, play
 
 
 def everything(_visit: Visit) -> bool:
@@ -45,6 +46,8 @@ class SimulatedProvider:
         weather: Sequence[Spell] = (),
         base_per_s: float = FOREVER,
         errors: tuple[Rule, ...] = (),
+        prefill: str = "continues",
+        counts: bool = False,
     ) -> None:
         self.name = name
         self.azure = azure
@@ -55,6 +58,10 @@ class SimulatedProvider:
         """Requests a second it can bear; beyond a tenth more it answers 502 (a crash loop under retry load)."""
         self.errors = errors
         """What the operator of the gateway says about its errors."""
+        self.prefill = prefill
+        """What it does about an answer that was begun for it: `continues`, `refuses` (400) or `ignores`."""
+        self.counts = counts
+        """It tells the usage beside every piece of a chat stream, where it is asked for it at all."""
         self._recent: list[float] = []
         self._asked_before: dict[str, int] = {}
 
@@ -65,22 +72,28 @@ class SimulatedProvider:
         fields = {name.lower(): value for name, _, value in (entry.partition(": ") for entry in rest if entry)}
         key = fields.get("api-key" if self.azure else "authorization", "").removeprefix("Bearer ")
         client = fields["x-sim-client"]
+        document = json.loads(body) if body.startswith(b"{") else {}
         visit = Visit(
             number=len(desk.visits) + 1,
             provider=self.name,
             client=client,
             key=key,
-            model=_model(path, body),
+            model=_model(path, document),
             method=method,
             path=path.partition("?")[0],
             raw=head + body,
             started_at=desk.loop.time(),
             started_seq=desk.next(),
             nth=self._asked_before.get(client, 0) + 1,
+            prefill=_prefill(document),
+            continues=self.prefill == "continues",
+            counts=self.counts,
         )
         desk.visits.append(visit)
         self._asked_before[client] = visit.nth
         visit.trouble = self._trouble(visit, body, self._dice(desk, visit, "weather"))
+        if visit.prefill is not None and self.prefill == "refuses" and visit.trouble in ANSWERS:
+            visit.trouble = "no_prefill"
         desk.tell(client, f"{visit.tag} is asked for {visit.model or visit.path} with {key or 'no key'}; weather: {visit.trouble}")
         return visit
 
@@ -118,10 +131,14 @@ class SimulatedProvider:
         return "ok"
 
 
-def _model(path: str, body: bytes) -> str:
+def _model(path: str, document: dict[str, Any]) -> str:
     if "/deployments/" in path:
         return path.split("/")[3]
-    if not body.startswith(b"{"):
-        return ""
-    model = json.loads(body).get("model", "")
+    model = document.get("model", "")
     return model if isinstance(model, str) else ""
+
+
+def _prefill(document: dict[str, Any]) -> str | None:
+    turns = document.get("messages") or document.get("input")
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return str(last["content"]) if isinstance(last, dict) and last.get("role") == "assistant" else None

@@ -19,7 +19,9 @@ from gateway.config.snapshot import Client as KnownClient
 from gateway.core.matcher import Rule
 from gateway.core.plan import BackoffPlan, Policy, Timeouts
 from gateway.core.verdicts import Fault
+from tests.sim import delivery
 from tests.sim.client import Errand
+from tests.sim.delivery import Delivery
 from tests.sim.ledger import Visit
 from tests.sim.provider import SimulatedProvider, Spell, everything
 from tests.sim.world import Ways, World
@@ -66,7 +68,7 @@ TROUBLES: tuple[dict[str, float], ...] = (
     {"clean_end": 0.6},
     {"stream_error": 0.5, "late_error": 0.3},
     {"late_error": 0.6},
-    {"error_200": 0.6},
+    {"error_200": 0.4, "no_stream": 0.3},
     {"slow": 0.7},
     {"drip": 0.3, "no_done": 0.3, "bare_done": 0.3},
     {"400": 0.4, "rate_bare": 0.15},
@@ -90,16 +92,22 @@ def storm(
     exchanges: int = EXCHANGES,
     special: Callable[[random.Random], list[Spell]] | None = None,
     guarded: bool | None = None,
+    deliver: Callable[[random.Random], Delivery] | None = None,
 ) -> tuple[World, list[Errand]]:
     """Return the world and the errands of this seed.
 
-    Not left to chance, where they are given: what alpha goes through (`special`), and whether clients authenticate (`guarded`).
+    Not left to chance, where they are given: what alpha goes through (`special`), whether clients authenticate (`guarded`), and how
+    answers are delivered (`deliver`).
     """
+    lot = random.Random(f"deliver/{seed}")
+    way = deliver(lot) if deliver is not None else delivery.drawn(seed)
     dice = random.Random(f"storm/{seed}")
     drawn = dice.random() < 0.3
     guarded = drawn if guarded is None else guarded
     known = (KnownClient("app", hashlib.sha256(GATEWAY_KEY.encode()).digest()),) if guarded else None
     special = special or dice.choice((*SPECIALS, None, None, None, None))
+    if way is not None and special is None:
+        special = lot.choice((None, sluggish, breaking))
     alphas = special(dice) if special is not None else weather(dice)
     providers = (
         SimulatedProvider(
@@ -118,10 +126,16 @@ def storm(
     impatient = special is hanging
     if impatient:
         policy = dataclasses.replace(policy, timeouts=Timeouts(first_token_s=30.0, stall_s=20.0, answer_s=80.0, max_stream_s=90.0))
-    world = World(seed, providers, WAYS, policy=policy, clients=known)
+    for provider in providers if way is not None else ():
+        provider.prefill = way.habits.get(provider.name, provider.prefill)
+        provider.counts = provider.name in way.counts
+    world = World(seed, providers, WAYS, policy=policy, clients=known, delivery=way)
     errands = [
         errand(dice, f"c{number}", dice.uniform(0.0, STORM_S), guarded=guarded, impatient=impatient) for number in range(exchanges)
     ]
+    if way is not None:
+        wishes = random.Random(f"wishes/{seed}")
+        errands = [delivery.wish(each, wishes) for each in errands]
     return world, errands + calm(guarded=guarded)
 
 
@@ -196,6 +210,16 @@ def two_of_its_models(dice: random.Random) -> list[Spell]:
 
 SPECIALS = (oscillating, hanging, strange_400s, no_rights, valid_keys_refused, false_limits, accidents, two_of_its_models)
 """What has happened to somebody, or happens every day."""
+
+
+def sluggish(_dice: random.Random) -> list[Spell]:
+    """It answers, but takes its time for every other request."""
+    return [Spell(0.0, STORM_S, {"slow": 0.5})]
+
+
+def breaking(_dice: random.Random) -> list[Spell]:
+    """Every second answer breaks off, in one way or the other."""
+    return [Spell(0.0, STORM_S, {"cut": 0.15, "late_error": 0.15, "clean_end": 0.1, "stall": 0.1})]
 
 
 def _one_model(model: str) -> Callable[[Visit], bool]:

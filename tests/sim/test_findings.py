@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from gateway.config.snapshot import Client as KnownClient
-from gateway.core.plan import Policy
+from gateway.core.plan import Policy, StreamPlan
 from tests.sim import mischief
 from tests.sim.client import Errand
+from tests.sim.delivery import Delivery
 from tests.sim.invariants import breaches, law_11
 from tests.sim.invariants.keys import delays_kept
 from tests.sim.provider import SimulatedProvider, Spell
@@ -68,3 +69,33 @@ def test_a_done_without_its_blank_line_ends_any_stream():
     assert client.endings == ["ended"]
     assert client.done_at - client.began_at < 10.0
     assert b'"error"' not in client.body
+
+
+def test_a_terminator_of_our_own_does_not_come_before_what_was_held_back():
+    """Where all of a stream was held back and its `[DONE]` was missing, ours went out first of all, before the head."""
+    alpha = SimulatedProvider("alpha", keys=["k"], weather=[Spell(0.0, 9.0, {"no_done": 1.0})])
+    way = Delivery(stream=StreamPlan(hold_s=float("inf")))
+    world = World(4, [alpha], [("all", ("m",), [("alpha", None)])], policy=Policy(deadline_s=30.0), delivery=way)
+    body = b'{"model":"m","messages":[],"stream":true}'
+    client = world.run([Errand("c", 0.0, b"/v1/chat/completions", body, lines=AUTHORIZED, stream=True)]).clients["c"]
+    assert not breaches(world)
+    assert client.body.endswith(b"data: [DONE]\n\n")
+
+
+class Highest:
+    """A `Chance` that always says the most."""
+
+    def random(self) -> float:
+        return 0.999
+
+    def uniform(self, _a: float, b: float, /) -> float:
+        return b
+
+
+def test_an_impatient_clients_last_try_comes_no_sooner_than_its_sdks_would():
+    """A backoff longer than the client's patience was cut to half of what was left, and so below what persistence asks for."""
+    alpha = SimulatedProvider("alpha", keys=["k"], weather=[Spell(0.0, 9.0, {"502": 1.0})])
+    world = World(0, [alpha], [("all", ("m",), [("alpha", None)])], policy=Policy(attempts=3), chance=Highest())
+    lines = (*AUTHORIZED, (b"x-stainless-read-timeout", b"1.8"))
+    world.run([Errand("c", 0.0, b"/v1/chat/completions", b'{"model":"m","messages":[]}', lines=lines, patience_s=1.8)])
+    assert not breaches(world)

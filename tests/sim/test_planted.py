@@ -21,24 +21,29 @@ from gateway.core.budget import Budget
 from gateway.core.credentials import CredentialState
 from gateway.core.exchange import Exchange
 from gateway.core.farewell import Farewell
+from gateway.core.hedge import HedgeBudget
 from gateway.core.placement import Go, Placement, Stuck, Wait
-from gateway.core.plan import Family
+from gateway.core.plan import Family, HedgePlan, Prefill, StreamPlan
 from gateway.core.record import Ending
 from gateway.core.registry import Registry
 from gateway.core.suspicion import Rejections, Silence
 from gateway.core.verdicts import Fault, Scope, Verdict
-from gateway.egress import heads, request
+from gateway.dialects import splice_generic, transcript
+from gateway.egress import driver, heads, request, resumption
 from gateway.egress.answer import Answer
 from gateway.egress.driver import Driver
 from gateway.egress.request import Request
+from gateway.egress.resumption import Resumption
 from gateway.errors import Reason
 from gateway.ingress.admission import Intake
+from gateway.observe import observer
 from gateway.observe.observer import Observer
 from tests.sim import mischief
 from tests.sim.client import Errand
+from tests.sim.delivery import Delivery
 from tests.sim.invariants import ALL, breaches, law_11
 from tests.sim.rush import rush
-from tests.sim.storm import accidents, false_limits, hanging, no_rights, storm, strange_400s
+from tests.sim.storm import accidents, breaking, false_limits, hanging, no_rights, sluggish, storm, strange_400s
 from tests.sim.world import World
 
 SEEDS = range(40)
@@ -46,6 +51,20 @@ SEEDS = range(40)
 Plant = Callable[[pytest.MonkeyPatch], None]
 Run = Callable[[int], tuple[World, list[Errand]]]
 PLANTS: list[tuple[str, frozenset[str], Run, Plant]] = []
+
+
+EVERYBODY = frozenset({"alpha", "beta", "gamma"})
+HEDGED = Delivery(hedge=HedgePlan(after_s=0.5, floor_s=0.1, budget=0.5), stand_ins=EVERYBODY)
+HEDGED_MEANLY = dataclasses.replace(HEDGED, hedge=HedgePlan(after_s=0.5, floor_s=0.1, budget=0.05))
+RESUMED = Delivery(stream=StreamPlan(resume=True), asks_usage=EVERYBODY, counts=EVERYBODY)
+BEGUN = dataclasses.replace(RESUMED, prefill=dict.fromkeys(EVERYBODY, Prefill.PLAIN), habits=dict.fromkeys(EVERYBODY, "refuses"))
+KEPT_ALIVE = Delivery(stream=StreamPlan(keepalive_s=1.0, early_keepalive_s=2.0))
+HELD = Delivery(stream=StreamPlan(hold_s=0.5))
+
+
+def delivered(way: Delivery, special: Callable[..., object] = breaking) -> Run:
+    """Return storms that are delivered in this way."""
+    return partial(storm, special=special, deliver=lambda _dice: way)  # type: ignore[arg-type]
 
 
 def plant(invariant: str, *company: str, run: Run = storm) -> Callable[[Plant], Plant]:
@@ -292,10 +311,13 @@ def _the_cancel_is_dropped(patch):
     patch.setattr(Answer, "cancel", lambda self: setattr(self, "_over", True))
 
 
-_TWO_IN_ONE = ("nothing_crashes", "sink_contract", "bytes_pass_through", "deadlines_kept", "truncation_never_looks_clean")
+_TWO_IN_ONE = (
+    *("nothing_crashes", "sink_contract", "bytes_pass_through", "deadlines_kept", "truncation_never_looks_clean"),
+    *("metrics_equal_the_ledger", "saved_equals_the_ledger", "splices_are_seamless", "usage_is_what_was_reported"),
+)
 
 
-@plant("nothing_after_commit", "one_answer", *_TWO_IN_ONE)
+@plant("resumed_where_it_may_be", "one_answer", *_TWO_IN_ONE)
 def _the_commit_is_forgotten(patch):
     def failed(original, self, answer, verdict):
         answer.committed = self._exchange._committed = False
@@ -304,7 +326,7 @@ def _the_commit_is_forgotten(patch):
     _around(patch, Driver, "failed", failed)
 
 
-@plant("one_answer", "nothing_after_commit", *_TWO_IN_ONE)
+@plant("one_answer", "resumed_where_it_may_be", *_TWO_IN_ONE)
 def _a_broken_stream_is_taken_up_by_somebody_else(patch):
     _the_commit_is_forgotten(patch)
     _around(patch, Driver, "_open", lambda original, self, attempt: None if self._sink.opened_at else original(self, attempt))
@@ -383,6 +405,111 @@ def _the_trail_begins_in_the_middle(patch):
 def _a_probe_that_says_nothing_keeps_its_place(patch):
     patch.setattr(Breaker, "ignored", lambda _self, _permit: None)
     patch.setattr(breaker, "PROBE_S", float("inf"))
+
+
+@plant("hedges_where_they_may", "hedges_within_budget", run=delivered(HEDGED, sluggish))
+def _what_the_client_declines_is_not_heard(patch):
+    patch.setattr(Intake, "_may_hedge", lambda _self, policy, _facts: policy.hedge is not None)
+
+
+@plant("hedges_within_budget", run=delivered(HEDGED_MEANLY, sluggish))
+def _hedges_cost_nothing(patch):
+    patch.setattr(HedgeBudget, "balance", property(lambda _self: 1.0))
+    patch.setattr(HedgeBudget, "withdraw", lambda _self: True)
+
+
+@plant("losers_are_let_go", "abandoned_are_cancelled", "hedges_are_told", *_TWO_IN_ONE, run=delivered(HEDGED, sluggish))
+def _losers_are_forgotten(patch):
+    def cancel(original, self, attempt):
+        if self._answer is not None and self._answer.attempt is attempt:
+            original(self, attempt)
+
+    _around(patch, Driver, "_cancel", cancel)
+
+
+@plant("losing_is_no_failure", "first_choice_first", run=delivered(HEDGED, sluggish))
+def _losing_counts_as_failure(patch):
+    _around(patch, Exchange, "_cancel", lambda original, self, now, attempt, _scope: original(self, now, attempt, Scope.TARGET))
+
+
+@plant("hedges_are_told", run=delivered(HEDGED, sluggish))
+def _hedges_are_not_counted(patch):
+    patch.setattr(observer, "results", lambda _record: [])
+
+
+@plant("comments_stand_between_events", "bytes_pass_through", run=delivered(KEPT_ALIVE))
+def _a_comment_runs_into_the_next_event(patch):
+    patch.setattr(driver, "KEEP_ALIVE", b": keep-alive\n")
+
+
+@plant("streams_are_kept_alive", run=delivered(KEPT_ALIVE))
+def _comments_are_forgotten(patch):
+    patch.setattr(Driver, "_comfort", lambda _self: None)
+
+
+@plant("early_heads_keep_their_word", run=delivered(KEPT_ALIVE))
+def _a_stream_that_was_promised_is_cut_off(patch):
+    def broken(original, self, action):
+        if self._early and (self._answer is None or not self._answer.committed):
+            self._answered = True
+            self._sink.abort()
+        else:
+            original(self, action)
+
+    _around(patch, Driver, "_break", broken)
+
+
+@plant("held_until_it_is_sure", run=delivered(HELD))
+def _nothing_is_held_back(patch):
+    def init(original, self, ask, *args):
+        ask.policy = dataclasses.replace(ask.policy, stream=dataclasses.replace(ask.policy.stream, hold_s=0.0))
+        original(self, ask, *args)
+
+    _around(patch, Exchange, "__init__", init)
+
+
+@plant("resumed_where_it_may_be", run=delivered(RESUMED))
+def _json_is_continued(patch):
+    patch.setattr(transcript, "_is_text_format", lambda _asked: True)
+
+
+@plant("broken_streams_are_resumed", run=delivered(RESUMED))
+def _nothing_is_resumed(patch):
+    patch.setattr(Resumption, "possible", property(lambda _self: False))
+
+
+@plant("splices_are_seamless", run=delivered(RESUMED))
+def _what_the_client_has_is_said_again(patch):
+    def past(original, self, delta):
+        new = original(self, delta)
+        return new if new is None else delta
+
+    _around(patch, splice_generic.Overlap, "past", past)
+
+
+@plant("splices_are_seamless", "one_answer", run=delivered(RESUMED))
+def _another_answer_is_joined_on(patch):
+    _around(patch, splice_generic.Overlap, "past", lambda original, self, delta: original(self, delta) or delta)
+
+
+@plant("splices_are_seamless", "one_answer", run=delivered(RESUMED))
+def _a_splice_is_not_declared(patch):
+    patch.setattr(resumption, "seam", lambda _provider: b"")
+
+
+@plant("refused_beginnings_are_remembered", run=delivered(BEGUN))
+def _a_refused_beginning_is_offered_again(patch):
+    def resume(original, self, now, attempt, verdict):
+        go = original(self, now, attempt, verdict)
+        attempt.place.state.prefill_refused = False
+        return go
+
+    _around(patch, Exchange, "_resume", resume)
+
+
+@plant("usage_is_what_was_reported", run=delivered(RESUMED))
+def _only_the_last_report_counts(patch):
+    patch.setattr(splice_generic, "total", lambda _before, report: report)
 
 
 def _name(bug: Plant) -> str:

@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from gateway.config.snapshot import Snapshot
+from tests.sim import delivery
 from tests.sim.clock import BEGIN_S
 from tests.sim.invariants import ALL, Broken, law_11, verify
+from tests.sim.invariants.races import opened_early
 from tests.sim.mischief import run
 from tests.sim.rush import rush
 from tests.sim.storm import STORM_S, storm
@@ -96,6 +98,20 @@ def test_storms_are_rough_enough_to_mean_something():
     assert reasons >= {"none", "attempts_exhausted", "deadline", "client_gone", "retry_budget", "stream_broken", "not_retryable"}
     assert states == {"open", "half_open", "ramp", "closed"}
     assert models == {"", "gpt-4o", "gpt-4o-prod", "gpt-4.1", "solo", "own", "text-embedding-3-small"}
+
+
+def test_deliveries_are_various_enough_to_mean_something():
+    """In some storms there are hedges that win, lose and fail, streams that are mended and not, and answers that come early."""
+    results, kinds, early = set(), set(), 0
+    for seed in [seed for seed in SEEDS if delivery.drawn(seed) is not None]:
+        world, errands = storm(seed)
+        world.run(errands)
+        results |= {result for (result,), number in world.total("gateway_hedges_total", "result").items() if number}
+        kinds |= {by for (by,), number in world.total("gateway_saved_requests_total", "by").items() if number}
+        early += sum(opened_early(world, name) for name in world.clients)
+    assert results == {"won", "lost", "failed", "no_target", "no_budget"}
+    assert kinds == {"retry", "failover", "hedge", "resume"}
+    assert early > 10
 
 
 def test_a_failure_tells_its_seed_and_its_story(monkeypatch):

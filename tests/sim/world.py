@@ -16,7 +16,7 @@ from gateway.config.snapshot import AdminPlan, Origin, Provider, Secret, ServerP
 from gateway.config.snapshot import Client as KnownClient
 from gateway.core.message import header
 from gateway.core.placement import Chance
-from gateway.core.plan import Policy, ProviderPlan, Route, Target
+from gateway.core.plan import Policy, Prefill, ProviderPlan, Route, Target
 from gateway.core.registry import Registry
 from gateway.core.verdicts import Fault
 from gateway.dialects.registry import DIALECTS
@@ -29,6 +29,7 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.observer import Observer
 from tests.sim.client import Client, Door, Errand
 from tests.sim.clock import BEGIN_S, VirtualLoop
+from tests.sim.delivery import Delivery
 from tests.sim.ledger import Desk, Visit
 from tests.sim.network import MemoryCall
 from tests.sim.provider import SimulatedProvider
@@ -72,12 +73,15 @@ class World:
         policy: Policy | None = None,
         chance: Chance | None = None,
         clients: tuple[KnownClient, ...] | None = None,
+        delivery: Delivery | None = None,
     ) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
         self.desk = Desk(self.loop, seed)
         self.providers = {provider.name: provider for provider in providers}
-        self.policy = policy or Policy()
+        self.delivery = delivery or Delivery()
+        policy = policy or Policy()
+        self.policy = policy if delivery is None else delivery.over(policy)
         self.guarded = clients is not None
         """Clients authenticate: their keys are for the gateway alone."""
         dice = chance or random.Random(seed)
@@ -96,7 +100,7 @@ class World:
             via=b"gateway-sim",
         )
         self.admission = Admission(surroundings, self.registry, dice, "sim-")
-        self.snapshot = _snapshot(self.providers, routes, self.policy, clients)
+        self.snapshot = _snapshot(self.providers, routes, self.policy, clients, self.delivery)
         self.admission.adopt(self.snapshot)
         self.clients: dict[str, Client] = {}
         self.door: Door = self.admission
@@ -215,12 +219,18 @@ def _snapshot(
     routes: Ways,
     policy: Policy,
     clients: tuple[KnownClient, ...] | None,
+    delivery: Delivery,
 ) -> Snapshot:
     compiled = {}
     for name, provider in providers.items():
         secrets = tuple(Secret.from_text(key) for key in provider.keys)
         compiled[name] = Provider(
-            plan=ProviderPlan(name=name, domain=name, credentials=tuple(secret.id for secret in secrets)),
+            plan=ProviderPlan(
+                name=name,
+                domain=name,
+                credentials=tuple(secret.id for secret in secrets),
+                dialect="azure" if provider.azure else "openai",
+            ),
             dialect=DIALECTS["azure" if provider.azure else "openai"],
             origin=Origin("http", name, 80),
             base_path=b"" if provider.azure else b"/v1",
@@ -229,6 +239,7 @@ def _snapshot(
             headers=(header(b"x-team", b"search"),),
             connect_s=2.0,
             errors=provider.errors,
+            stream_usage=name in delivery.asks_usage,
         )
     return Snapshot(
         server=ServerPlan(),
@@ -238,7 +249,14 @@ def _snapshot(
             Route(
                 name,
                 tuple(
-                    Target(compiled[provider].plan, model, only_for=frozenset(only_for)) for provider, model, *only_for in targets
+                    Target(
+                        compiled[provider].plan,
+                        model,
+                        only_for=frozenset(only_for),
+                        hedge=provider in delivery.stand_ins,
+                        prefill=delivery.prefill.get(provider, Prefill.NONE),
+                    )
+                    for provider, model, *only_for in targets
                 ),
                 policy,
                 models,

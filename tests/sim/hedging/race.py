@@ -49,7 +49,7 @@ class TailedProvider(SimulatedProvider):
             return super().steps(desk, visit, body, connect_s)
         wait_s = self._tail(self._dice(desk, visit, "tail"), visit.started_at - BEGIN_S)
         visit.good = True
-        role, *rest = answers.chat_events(visit.tag, 2)
+        role, *rest = answers.chat_events(visit.tag, answers.own_words(2))
         return [
             Step(-1.0, "connect"),
             Step(0.0, "head", head=_head(200, answers.EVENTS, None)),
@@ -76,7 +76,7 @@ class Race:
     @property
     def extra(self) -> float:
         """Upstream requests beyond the clients', as a share of those."""
-        return len(self.world.visits) / len(self.world.clients) - 1.0
+        return (len(self.world.visits) - len(self.world.clients)) / len(self.world.clients)
 
     def percentile(self, percent: float) -> float:
         """Return the seconds within which so many per cent of the clients saw content."""

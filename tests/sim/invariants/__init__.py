@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.sim.invariants import advice, answers, attempts, breakers, keys, placement, records
+from tests.sim.invariants import advice, answers, attempts, breakers, hedges, keys, placement, records, streams
 from tests.sim.invariants.breach import ALL, Breach, Broken, breaches, verify
 from tests.sim.world import World
 
@@ -20,10 +20,12 @@ __all__ = [
     "attempts",
     "breaches",
     "breakers",
+    "hedges",
     "keys",
     "law_11",
     "placement",
     "records",
+    "streams",
     "verify",
 ]
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 
 from tests.sim.invariants.breach import invariant
+from tests.sim.invariants.races import TAG, final, opened_early, resumes, winner
+from tests.sim.invariants.streams import without_comments
 from tests.sim.world import World
 
-_TAG = re.compile(rb"<\w+#\d+>")
 _ERROR_LIKE = re.compile(rb'"error"\s*:\s*[^n\s]|:\s*"error"')
 """Without this there is no error event; most streams have none, and reading all their events takes long."""
 
@@ -39,35 +40,34 @@ def sink_contract(world: World) -> Iterator[tuple[str, str]]:
 
 @invariant
 def one_answer(world: World) -> Iterator[tuple[str, str]]:
-    """The words of two answers never meet in one stream."""
+    """The words of two answers never meet in one stream, but where that is declared; nothing of whoever lost a race is heard."""
     for name, client in world.clients.items():
-        tags = set(_TAG.findall(client.body))
-        if len(tags) > 1:
+        tags = set(TAG.findall(client.body))
+        if len(tags) > 1 + client.body.count(b": gateway resumed on "):
             yield name, f"the client got the words of {sorted(tags)}"
 
 
 @invariant
 def truncation_never_looks_clean(world: World) -> Iterator[tuple[str, str]]:
     """Law 5: what ends in an orderly way is a whole answer, or an error that says so; no terminator follows an error."""
-    visits = world.by_client()
     for name, client in world.clients.items():
         said = _errors(bytes(client.body)) if client.errand.stream and client.status == 200 else 0
         if said and b"[DONE]" in client.body:
             yield name, "a terminator in a stream that says it is broken"
-        if client.endings == ["ended"] and client.status == 200 and not said and not (visits[name] and visits[name][-1].whole):
-            last = visits[name][-1].trouble if visits[name] else "nobody was asked"
-            yield name, f"an answer that was not whole ({last}) ended as if it were"
+        last = final(world, name)
+        if client.endings == ["ended"] and client.status == 200 and not said and not (last and last.whole):
+            yield name, f"an answer that was not whole ({last.trouble if last else 'nobody was asked'}) ended as if it were"
 
 
 @invariant
 def bytes_pass_through(world: World) -> Iterator[tuple[str, str]]:
-    """Law 4: what a provider said reaches the client byte for byte, errors too; only endings may be ours."""
+    """Law 4: what a provider said reaches the client byte for byte, errors too; only comments, endings and seams may be ours."""
     visits = world.by_client()
     for name, client in world.clients.items():
-        if not client.opened_at:
+        if not client.opened_at or resumes(world, name):
             continue
-        body, asked = bytes(client.body), visits[name]
-        if "x-gateway-provider" not in client.fields:
+        body, asked = without_comments(bytes(client.body)), visits[name]
+        if "x-gateway-provider" not in client.fields and not opened_early(world, name):
             if client.endings == ["ended"] and not _is_error_object(body):
                 yield name, f"a refusal that is no error object: {body[:80]!r}"
             continue
@@ -75,13 +75,23 @@ def bytes_pass_through(world: World) -> Iterator[tuple[str, str]]:
             if not any(body == bytes(visit.wrote) or (visit.status == 200 and body in bytes(visit.wrote)) for visit in asked):
                 yield name, f"an error that nobody said: {body[:80]!r}"
             continue
-        said = bytes(asked[-1].wrote)
+        # Of whom nothing was heard nothing can have been changed.
+        by = winner(world, name) or (asked[-1] if not opened_early(world, name) else None)
+        said = _without_extra(client.errand.body, bytes(by.wrote)) if by is not None else b""
         own = body[len(_common_events(body, said)) :]
-        whole = asked[-1].whole and client.endings == ["ended"]
+        whole = by is not None and by.whole and client.endings == ["ended"]
         if own.strip() not in (b"", b"data: [DONE]") and _errors(own) != 1:
-            yield name, f"the client got {own[:80]!r}, which {asked[-1].tag} did not say"
-        elif whole and not body.startswith(said.removesuffix(b"data: [DONE]").rstrip()):
-            yield name, f"{asked[-1].tag} said {len(said)} bytes, the client got {len(body)}"
+            yield name, f"the client got {own[:80]!r}, which {by.tag if by else 'nobody'} did not say"
+        elif by is not None and whole and not body.startswith(said.removesuffix(b"data: [DONE]").rstrip()):
+            yield name, f"{by.tag} said {len(said)} bytes, the client got {len(body)}"
+
+
+def _without_extra(asked: bytes, said: bytes) -> bytes:
+    """Return what was said to a client which did not ask for the chunk that tells a stream's usage, however it came to be there."""
+    if b"include_usage" in asked or b'"choices":[]' not in said:
+        return said
+    events = said.split(b"\n\n")
+    return b"\n\n".join(event for event in events if b'"choices":[]' not in event)
 
 
 def _errors(body: bytes) -> int:

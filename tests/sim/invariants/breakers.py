@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tests.sim.clock import BEGIN_S
 from tests.sim.invariants.breach import EPS, invariant
+from tests.sim.invariants.races import overtaken
 from tests.sim.invariants.reading import NEVER, Journey, alternative, family, first_trouble, journeys, target_of
 from tests.sim.ledger import FOREVER, Visit
 from tests.sim.plays import ABOUT_A_KEY, PLAIN
@@ -156,7 +157,13 @@ def silence_is_noticed(world: World) -> Iterator[tuple[str, str]]:
             spoke[place] = visit.spoke_at if seq == visit.spoke_seq else visit.closed_at
             continue
         waited_s = visit.closed_at - visit.started_at
-        if visit.end != "cancelled" or not client.errand.stream or waited_s < PATIENT_S + 0.1 or visit.started_at < spoke[place]:
+        if (
+            overtaken(world, visit)
+            or visit.end != "cancelled"
+            or not client.errand.stream
+            or waited_s < PATIENT_S + 0.1
+            or visit.started_at < spoke[place]
+        ):
             continue
         run = silent[place]
         run.append(visit)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
 
 from tests.sim.invariants.breach import EPS, invariant
-from tests.sim.invariants.reading import TOO_LONG, Journey, alternative, another_key, family, journeys, target_of
+from tests.sim.invariants.races import hedged, resumes
+from tests.sim.invariants.reading import TOO_LONG, Journey, alternative, another_key, family, journeys, successions, target_of
 from tests.sim.ledger import Visit
 from tests.sim.plays import PLAIN, RATE_LIMITS, REFUSED_UNDONE
 from tests.sim.world import World
@@ -41,7 +41,7 @@ def elsewhere_at_once(world: World) -> Iterator[tuple[str, str]]:
     for journey in journeys(world):
         if alternative(world, journey) is None:
             continue
-        for before, visit in pairwise(journey.visits):
+        for before, visit in successions(world, journey):
             waited_s = visit.started_at - before.closed_at
             allowed_s = LONGEST_LIMIT_WAIT_S if _limited(journey.visits, visit) or world.policy.rate_limit_wait_s else QUICK_S
             if target_of(before) != target_of(visit) and before.trouble not in RATE_LIMITS and not world.policy.rate_limit_wait_s:
@@ -57,7 +57,7 @@ def one_quick_try(world: World) -> Iterator[tuple[str, str]]:
         if alternative(world, journey) is None:
             continue
         quick = 0
-        for before, visit in pairwise(journey.visits):
+        for before, visit in successions(world, journey):
             if target_of(before) != target_of(visit) or another_key(before, visit) or before.trouble in RATE_LIMITS:
                 continue
             quick += 1
@@ -118,9 +118,10 @@ def second_opinions(world: World) -> Iterator[tuple[str, str]]:
         elif visit.trouble == "400" and visit.end == "finished":
             bad[place].append(visit)
     for journey in journeys(world):
-        for number, visit in enumerate(journey.visits):
-            after = journey.visits[number + 1 :]
-            if visit.trouble != "400" or not after:
+        apart = [*hedged(journey.visits), *resumes(world, journey.name)] if len(journey.visits) > 1 else []
+        for visit in journey.visits:
+            after = [other for other in journey.visits if other.started_seq > visit.closed_seq and other not in apart]
+            if visit.trouble != "400" or not after or visit in apart:
                 continue
             place = (*target_of(visit), family(visit.path))
             rejected = [each for each in bad[place] if each.closed_seq <= visit.closed_seq]

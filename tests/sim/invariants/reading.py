@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from tests.sim.client import Client, Errand
+from tests.sim.invariants.races import hedged, resumes
 from tests.sim.ledger import Visit
 from tests.sim.plays import ABOUT_A_KEY, MODEL_CALLS, PLAIN
 from tests.sim.world import World
@@ -81,6 +82,18 @@ def alternative(world: World, journey: Journey) -> Target | None:
 def target_of(visit: Visit) -> Target:
     """Return whom a visit went to."""
     return visit.provider, visit.model
+
+
+def successions(world: World, journey: Journey) -> list[tuple[Visit, Visit]]:
+    """Return each visit that took a failed one's place, with that one: not those beside another one, nor what continues a stream."""
+    if len(journey.visits) < 2:
+        return []
+    apart = [*hedged(journey.visits), *resumes(world, journey.name)]
+    found = []
+    for number, visit in enumerate(journey.visits):
+        if number and visit not in apart:
+            found.append((max(journey.visits[:number], key=lambda before: before.closed_seq), visit))
+    return found
 
 
 def another_key(last: Visit, visit: Visit) -> bool:
