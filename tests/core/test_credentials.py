@@ -401,9 +401,10 @@ class KeyAgainstModel(RuleBasedStateMachine):
             return
         if taken:
             self.key.let_go(model, taken)
-        for hold in self.holds.values():
-            if hold["probe"] is request:
-                hold["probe"] = None
+            for hold in self.concerning(model):
+                # A probe is known by its time: two that began at one moment are one.
+                if hold["probe"] is not None and hold["probe"]["until"] == taken:
+                    hold["probe"] = None
         if how == "limited":
             self.a_rate_limit(model, None, left=False)
         elif how == "refused":
