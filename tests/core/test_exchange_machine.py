@@ -501,13 +501,13 @@ class AnyExchange(RuleBasedStateMachine):
         self.an_attempt_fails(which, verdict, answered=True, sent=True, status=400)
 
     @precondition(lambda self: self.live and self.committed is None)
-    @rule(which=WHICH)
-    def an_attempt_goes_well(self, which):
+    @rule(which=WHICH, streaming=st.sampled_from([True, True, False]))
+    def an_attempt_goes_well(self, which, streaming):
         attempt = self.live[which % len(self.live)]
         if not attempt.sent_at:
             self.exchange.sending(self.world.now, attempt)
         if not attempt.head_at:
-            self.exchange.head(self.world.now, attempt, 200, streaming=self.ask.stream)
+            self.exchange.head(self.world.now, attempt, 200, streaming=streaming and self.ask.stream)
         self.is_whole(attempt)
 
     @precondition(lambda self: any(map(unsent, self.live)))
@@ -539,9 +539,18 @@ class AnyExchange(RuleBasedStateMachine):
         if len(self.live) > 1 and then == "content" and any(map(unsent, self.live)):
             self.an_answer_begins(which, streaming=True)
         elif len(self.live) > 1 and then == "whole":
-            self.an_attempt_goes_well(which)
+            self.an_attempt_goes_well(which, streaming=True)
         elif len(self.live) > 1 and then == "failure":
             self.an_attempt_fails(which, verdict, answered=True, sent=True, status=400)
+
+    @precondition(lambda self: self.live and self.ask.stream and self.policy.stream.early_keepalive_s < NEVER)
+    @rule(which=WHICH, then=st.sampled_from(["more", "whole", "stream"]))
+    def comments_begin(self, which, then):
+        """The client is promised a stream; what comes then may be none."""
+        while self.live and not self.early and self.committed is None:
+            self.the_timer_rings()
+        if self.live and self.early and self.committed is None and then != "more":
+            self.an_attempt_goes_well(which, streaming=then == "stream")
 
     def hedgeable(self):
         return len(self.live) == 1 and self.ask.hedges is not None and self.committed is None and not self.live[0].content_at
