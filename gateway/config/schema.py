@@ -88,7 +88,7 @@ class ServerLimits(Section):
     headers: Annotated[int, *count(1, 10_000)] = Field(description="Header lines in a request, at most.", default=100)
     body_bytes: Size = _said("512MiB", "A request's body, at most.")
     replay_bytes: Size = _said("32MiB", "Largest body that is kept for another attempt; larger ones get one attempt.")
-    replay_total: Size = _said("256MiB", "Memory for all kept bodies together.")
+    replay_total: Size = _said("256MiB", "Memory for all kept bodies together, and for streams held back.")
     connections: Annotated[int, *count(1, 1_000_000)] = Field(description="Client connections, at most.", default=20_000)
 
 

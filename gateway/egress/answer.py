@@ -23,14 +23,15 @@ from gateway.core.plan import INFERENCE, Family
 from gateway.core.sse import EventSplitter, data_of, events
 from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
 from gateway.dialects.base import Part, StreamReader
-from gateway.egress.heads import keys_of, masked
+from gateway.egress.heads import holds_key, keys_of, masked
 from gateway.egress.surroundings import Surroundings
 from gateway.egress.upstream import Call
 
-_CONTENT = Part.CONTENT
+_LIFE, _CONTENT, _ERROR, _BROKEN, _NOISE, _END = Part.LIFE, Part.CONTENT, Part.ERROR, Part.BROKEN, Part.NOISE, Part.END
 """Looked up once, for the hot path: CPython 3.11 finds a member of an enum slowly."""
 
 HOLD_BYTES = 8 * 1024 * 1024
+"""Of one answer that is held back; all held streams together are bound by the memory for replays."""
 ERROR_BYTES = 1024 * 1024
 """An error answer longer than this is judged by its beginning and not shown to the client."""
 PRELUDE_BYTES = 1024 * 1024
@@ -83,11 +84,12 @@ class Answer:
         "_collecting",
         "_driver",
         "_family",
+        "_guarded",
         "_holding",
         "_linger",
         "_over",
-        "_own_account",
         "_provider",
+        "_reserved",
         "_size",
         "_splitter",
         "_surroundings",
@@ -95,7 +97,6 @@ class Answer:
         "attempt",
         "call",
         "committed",
-        "dialect",
         "error_status",
         "held",
         "reader",
@@ -112,24 +113,25 @@ class Answer:
         family: Family,
         surroundings: Surroundings,
         *,
-        own_account: bool,
+        guarded: bool,
     ) -> None:
         self._driver = driver
         self._clock = surroundings.clock
         self._surroundings = surroundings
         self._family = family
         self._provider = provider
-        self._own_account = own_account
-        """Whatever key was sent, or none: it was not the client's."""
+        self._guarded = guarded
+        """Clients authenticate to us, so that no key of theirs is ever sent."""
         self._over = False
         self._take: Callable[[bytes], None] = self._collect
         self._collecting = False
         self._holding = False
         self._size = 0
+        self._reserved = 0
+        """Bytes of a stream held back, counted with the memory for replays."""
         self._splitter: EventSplitter | None = None
         self._linger: TimerHandle | None = None
         self.attempt = attempt
-        self.dialect = provider.dialect
         self.call: Call | None = None
         self.committed = False
         self.response: ResponseHead | None = None
@@ -189,6 +191,7 @@ class Answer:
         """Hand over what was held; from now on bytes flow."""
         held, self.held = self.held, []
         self.committed = True
+        self._release()
         if self.reader is not None and not self._over:
             self._take = self._events
         return held
@@ -226,7 +229,7 @@ class Answer:
             if head.value(b"content-encoding").lower() in (b"", b"identity"):
                 # One that is compressed all the same cannot be read: neither held back, nor joined to anything, nor commented.
                 streaming = True
-                self.reader = self.dialect.stream(self._family)
+                self.reader = self._provider.dialect.stream(self._family)
                 self._splitter = EventSplitter()
                 self._take = self._sniff
         elif b"json" in content_type:
@@ -291,20 +294,14 @@ class Answer:
             return
         pieces = events(block)
         for index, event in enumerate(pieces):
-            part = self.reader.read(event)
-            if part is Part.ERROR or part is Part.BROKEN:
-                self._break(part, self.reader)
+            part = self._keep(self.reader, event)
+            if self._over:
                 return
-            if part is Part.NOISE:
-                self._driver.dropped()
-                continue
-            self.held.append(event)
-            self._size += len(event)
-            if part is not Part.LIFE or self._size > PRELUDE_BYTES:
+            if (part is not _LIFE and part is not _NOISE) or self._size > PRELUDE_BYTES:
                 self._take = self._hold_events
                 self._driver.content(self)
                 rest = pieces[index + 1 :]
-                if part is Part.END:
+                if part is _END:
                     self._finish()
                 elif not self.committed:
                     self._hold_back(rest)
@@ -312,6 +309,18 @@ class Answer:
                     block = b"".join(rest)
                     self._last_events(block, self.reader.skim(block))
                 return
+
+    def _keep(self, reader: StreamReader, event: bytes) -> Part:
+        """Read an event that the client does not get yet, and hold it. What is no JSON is left out; a failure ends the answer."""
+        part = reader.read(event)
+        if part is _ERROR or part is _BROKEN:
+            self._break(part, reader)
+        elif part is _NOISE:
+            self._driver.dropped()
+        else:
+            self.held.append(event)
+            self._size += len(event)
+        return part
 
     def _hold_events(self, chunk: bytes) -> None:
         """Keep what comes after the first content, where the policy holds streams back; the commit ends it."""
@@ -324,20 +333,26 @@ class Answer:
         assert self._splitter is not None  # noqa: S101 - set with the mode
         assert self.reader is not None  # noqa: S101 - set with the mode
         for event in pieces:
-            part = self.reader.read(event)
-            if part is Part.ERROR or part is Part.BROKEN:
-                self._break(part, self.reader)
-                return
-            if part is Part.NOISE:
-                self._driver.dropped()
-                continue
-            self.held.append(event)
-            self._size += len(event)
-            if part is Part.END:
+            part = self._keep(self.reader, event)
+            if part is _END:
                 self._finish()
+            if self._over:
                 return
-        if self._size > HOLD_BYTES or not self._splitter.aligned:
+        if self._size > HOLD_BYTES or not self._splitter.aligned or not self._reserve():
             self._driver.overflowed(self)
+
+    def _reserve(self) -> bool:
+        """Count what is held back with everything else that is kept; tell whether there was room."""
+        grown = self._size - self._reserved
+        if not self._surroundings.memory.take(grown):
+            return False
+        self._reserved += grown
+        return True
+
+    def _release(self) -> None:
+        if self._reserved:
+            self._surroundings.memory.give_back(self._reserved)
+            self._reserved = 0
 
     def _events(self, chunk: bytes) -> None:
         """Relay events after the commit: the hot path of every stream."""
@@ -358,14 +373,14 @@ class Answer:
         """Relay a block in which the stream ends or fails, as `skim` has found."""
         reader = self.reader
         assert reader is not None  # noqa: S101 - set with the mode
-        if part is Part.ERROR or part is Part.BROKEN:
+        if part is _ERROR or part is _BROKEN:
             # The provider's shape may be one that SDKs do not raise on: what came before passes, the error goes out in ours.
             if reader.good_bytes:
                 self._driver.flow(block[: reader.good_bytes])
             self._break(part, reader)
             return
         self._driver.flow(block)
-        if part is Part.END:
+        if part is _END:
             self._finish()
 
     # -- ends -----------------------------------------------------------------------------------------------------------------
@@ -374,7 +389,7 @@ class Answer:
         rest = self._splitter.take_rest() if self._splitter is not None else b""
         data = data_of(rest)
         half = self.mid_event()
-        if _is_json(data) or (data == b"[DONE]" and reader.read(rest) is Part.END):
+        if _is_json(data) or (data == b"[DONE]" and reader.read(rest) is _END):
             # Only its blank line is missing: harmless at the end.
             self._take(rest.rstrip(b"\r\n") + b"\n\n")
             if self._over:
@@ -405,14 +420,15 @@ class Answer:
             # Delimited by the end of the connection, which is how a cut looks too.
             self._fail(_broken_off(IOFault.RESET, "the answer ended in the middle"))
             return
-        if self.dialect.suspects(body):
+        dialect = self._provider.dialect
+        if dialect.suspects(body):
             verdict = self._classify(Outcome(status=head.status, headers=head.headers, body=body))
             if verdict.fault is not None:
                 self.error_status = FAULTS[verdict.fault].status
                 self.attempt.answered = True
                 self._fail(verdict)
                 return
-        self.usage = self.dialect.usage(body)
+        self.usage = dialect.usage(body)
         self.whole = True
         self._finish()
 
@@ -441,12 +457,13 @@ class Answer:
         provider = self._provider
         secrets = keys_of(provider)
         outcome.body = masked(outcome.body, secrets)
-        own_key = self._own_account or self.attempt.credential is not None
-        return self.dialect.classify(outcome, own_key=own_key, now_unix=self._surroundings.unix(), errors=provider.errors)
+        # A key among the configured headers is ours as well.
+        own_key = self._guarded or self.attempt.credential is not None or holds_key(provider.headers)
+        return provider.dialect.classify(outcome, own_key=own_key, now_unix=self._surroundings.unix(), errors=provider.errors)
 
     def _break(self, part: Part, reader: StreamReader) -> None:
         """End a stream in which an event says that it failed, or that it is over when it cannot be."""
-        if part is Part.ERROR:
+        if part is _ERROR:
             self._fail_in_stream(reader)
         else:
             self._close()
@@ -468,6 +485,7 @@ class Answer:
         """Nothing that still comes matters; without its bound method the answer is freed at once, not by a later collection."""
         self._over = True
         self._take = _drop
+        self._release()
 
     def _finish(self) -> None:
         if self._over:

@@ -17,10 +17,11 @@ from gateway.core.exchange import Exchange
 from gateway.core.message import ResponseHead
 from gateway.core.record import Ending
 from gateway.core.verdicts import Fault, Scope, Verdict
+from gateway.dialects.base import StreamReader
 from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
-from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, holds_key, keys_of, masked
+from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, keys_of, masked
 from gateway.egress.request import Request
 from gateway.egress.resumption import Resumption
 from gateway.egress.sink import Sink
@@ -214,14 +215,13 @@ class Driver:
     def failed(self, answer: Answer, verdict: Verdict) -> None:
         self._request.body.detach()
         self._exchange.intact = self._request.body.intact
-        now = self._surroundings.clock()
         if answer in self._rivals:
             self._rivals.remove(answer)
         if answer.committed:
             self._broke(answer, verdict)
         else:
             self._answers[answer.attempt] = answer
-            self._perform(self._exchange.failed(now, answer.attempt, verdict))
+            self._perform(self._exchange.failed(self._surroundings.clock(), answer.attempt, verdict))
 
     def _broke(self, answer: Answer, verdict: Verdict) -> None:
         resumption = self._resumption
@@ -277,9 +277,7 @@ class Driver:
             chunks = [self._resumption.begin(attempt, whole)]
             grown += len(chunks[0]) - len(whole)
         head, chunked = request.head_for(attempt, provider, grown, surroundings.via)
-        # A key among the configured headers is ours as well; and clients who authenticate send none of theirs.
-        own_account = self._snapshot.clients is not None or (bool(provider.headers) and holds_key(provider.headers))
-        answer = Answer(self, attempt, provider, self._family, surroundings, own_account=own_account)
+        answer = Answer(self, attempt, provider, self._family, surroundings, guarded=self._snapshot.clients is not None)
         attempt.uploading = not body.complete
         if self._answer is not None and not self._answer.attempt.ended_at:
             self._rivals.append(self._answer)
@@ -400,28 +398,29 @@ class Driver:
     def _comfort(self) -> None:
         """Send a comment, where one can stand; a client that is behind has enough to read."""
         answer = self._answer
-        committed = answer is not None and answer.committed
-        if not self._client_blocked and (not committed or answer.between_events()):  # type: ignore[union-attr]  # committed
+        if not self._client_blocked and (answer is None or not answer.committed or answer.between_events()):
             self._write(KEEP_ALIVE)
 
     def _break(self, action: Break) -> None:
+        reader = self._speaker()
+        self._answered = True
+        if reader is None:
+            self._sink.abort()
+        else:
+            self._write(reader.error_event(action.code, action.message))
+            self._sink.end()
+
+    def _speaker(self) -> StreamReader | None:
+        """Return who can put an error into the client's stream, where an event can stand in it; None where none can."""
         answer = self._answer
-        reader = answer.reader if answer is not None and (answer.committed or not self._early) else None
+        committed = answer is not None and answer.committed
         # What a splice gives the client are whole events, whatever its provider is in the middle of, or has not even begun.
         spliced = self._resumption is not None and self._resumption.spliced
-        if spliced or (self._early and reader is None):
+        if spliced or (self._early and not committed):
             record = self._exchange.record
             name = record.attempts[-1].provider if record.attempts else next(iter(self._snapshot.providers))
-            self._write(self._snapshot.providers[name].dialect.stream(self._family).error_event(action.code, action.message))
-            self._answered = True
-            self._sink.end()
-        elif answer is not None and reader is not None and not answer.mid_event():
-            self._write(reader.error_event(action.code, action.message))
-            self._answered = True
-            self._sink.end()
-        else:
-            self._answered = True
-            self._sink.abort()
+            return self._snapshot.providers[name].dialect.stream(self._family)
+        return answer.reader if answer is not None and not answer.mid_event() else None
 
     def _finish(self) -> None:
         if self._exchange.record.ending is Ending.OK:

@@ -320,6 +320,34 @@ async def test_past_the_bound_a_stream_is_delivered_as_it_comes_and_counted(hold
 
 
 @moved_time
+@pytest.mark.parametrize("ends", ["whole", "gone"])
+async def test_all_held_streams_together_are_bound_by_the_memory_for_replays(ends):
+    events = big(6, 300_000)
+    one = Slow(SSE + chunked(ROLE, *events[:2], end=False), chunked(*events[2:], end=False), chunked(STOP, DONE))
+    server = "  limits: {replay_total: 1MiB, replay_bytes: 64KiB}"
+    async with plane(one, server=server, policy=delivering("hold: all")) as stage:
+        client = await begin(stage, chat(STREAM_BODY), one)
+        reading = Reading(client)
+        await one.next()
+        assert await settled(lambda: stage.memory) > 600_000
+        assert not reading.got
+        if ends == "gone":
+            await reading.close()
+            client.reset()
+            record = await stage.watch.ended_all(1)
+        else:
+            await one.next()
+            await reading.until(lambda: len(reading.got) > 6 * 300_000)
+            assert stage.memory < 64 * 1024, "what the client has is kept no longer"
+            await one.next()
+            await reading.until(lambda: reading.got.endswith(b"0\r\n\r\n"))
+            assert reading.body == b"".join([ROLE, *events, STOP, DONE])
+            record = await stage.watch.ended_all(1)
+            await reading.close()
+    assert record.hold_overflowed is (ends == "whole")
+
+
+@moved_time
 async def test_what_breaks_after_the_bound_is_told_in_the_stream():
     events = big(10)
     one = Slow(SSE + chunked(ROLE, *events, end=False))
