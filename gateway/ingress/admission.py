@@ -318,14 +318,16 @@ class Intake:
     def _may_hedge(self, policy: Policy, facts: BodyFacts | None) -> bool:
         """Whether a second attempt may run beside the first.
 
-        That is, if the body is there to be sent twice, no account's state is in play, and the client has not declined.
+        That is, if the body is there to be sent twice, is known to bring no account's state into play, and the client has not
+        declined.
         """
         plan = policy.hedge
         return (
             plan is not None
             and self._body.complete
             and self._body.intact
-            and not (facts is not None and facts.pins)
+            and facts is not None
+            and not facts.pins
             and (self.record.stream or plan.non_stream)
             and self._fields.get(b"x-gateway-hedge", b"").strip().lower() != b"off"
         )

@@ -4,6 +4,7 @@ Time is pushed by hand; providers write when they are told to.
 """
 
 import asyncio
+import gzip
 
 import pytest
 
@@ -102,6 +103,9 @@ NOT_HEDGED = {
     "a list of files": get(b"/v1/files"),
     "batches": post(b"/v1/batches", b'{"input_file_id": "f"}', b"Content-Type: application/json"),
     "something unknown": post(b"/v1/whatever", BODY, b"Content-Type: application/json"),
+    "a stored response": get(b"/v1/responses/resp_1"),
+    "no body at all": get(b"/v1/responses"),
+    "nobody can read it": chat(gzip.compress(BODY), b"Content-Encoding: gzip"),
     **{f"pinned: {name}": post(b"/v1/responses", body, b"Content-Type: application/json") for name, body in PINNED.items()},
 }
 
