@@ -72,7 +72,7 @@ class CredentialState:
 
     def usable_at(self, now: float, model: str) -> float:
         """Return from when on this key may be used for the model; 0, or a past moment, where nothing holds it back."""
-        if not self._benched and not self._parked:
+        if not self.held:
             return 0.0
         return max((hold.usable_at(now) for hold in self._holds(model)), default=0.0)
 
@@ -86,8 +86,6 @@ class CredentialState:
 
     def take(self, now: float, model: str) -> float:
         """Note that a request with this key begins; return until when it is the probe of a hold that is over, 0 if it is none."""
-        if not self._benched and not self._parked:
-            return 0.0
         over = [hold for hold in self._holds(model) if hold.until <= now and hold.probe_until <= now]
         if not over:
             return 0.0
@@ -148,8 +146,6 @@ class CredentialState:
 
     def served(self, model: str, began_at: float) -> None:
         """A request that began then was served with this key: trouble that had ended before it is over."""
-        if not self._benched and not self._parked:
-            return
         for holds in (self._benched, self._parked):
             for scope in (WHOLE, model):
                 hold = holds.get(scope)

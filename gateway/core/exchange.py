@@ -272,7 +272,7 @@ class Exchange:
     def _send(self, now: float, go: Go) -> Actions:
         ask, record, place = self._ask, self.record, go.place
         # One that goes against an open breaker earns no repetition: in a total outage they would pay for each other.
-        if go.kind is _FIRST and not ask.already_retried and place.share(now) > 0.0:
+        if go.kind is _FIRST and go.admitted and not ask.already_retried:
             place.provider.budget.deposit()
         permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
         attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, now)
@@ -461,7 +461,7 @@ class Exchange:
         self._over(now, ending, reason)
         if self._early:
             self.record.stream_broken = True
-            return (Break(reason.value, "No provider could serve this request."),)
+            return (Break(reason.value, self._last_words().sentence(last)),)
         if not isinstance(last, Refuse):
             self.record.winner = last.attempt
         return (last,)

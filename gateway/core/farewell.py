@@ -91,6 +91,12 @@ class Farewell:
         message = f"No provider could serve this request; what went wrong: {fault.value}."
         return Refuse(status, reason, message, advice), ending, reason
 
+    def sentence(self, last: Relay | Refuse) -> str:
+        """Return the last word for a stream whose head is out, where no answer can be relayed whole."""
+        if isinstance(last, Refuse):
+            return last.message
+        return self.verdict.message or f"No provider could serve this request; what went wrong: {fault_of(self.verdict).value}."
+
     def _refusal(self, stuck: Stuck) -> Refuse:
         status, message = UNSERVED[stuck.reason]
         advice = Advice(retry=False)

@@ -47,12 +47,14 @@ class Chance(Protocol):
 class Go:
     """Send to this place, now, with this key (None: the client's own, or none)."""
 
-    __slots__ = ("credential", "kind", "place")
+    __slots__ = ("admitted", "credential", "kind", "place")
 
-    def __init__(self, place: Place, kind: Kind, credential: str | None) -> None:
+    def __init__(self, place: Place, kind: Kind, credential: str | None, *, admitted: bool = True) -> None:
         self.place = place
         self.kind = kind
         self.credential = credential
+        self.admitted = admitted
+        """False: it goes though its breaker admits nothing, because there is nothing else."""
 
 
 class Wait:
@@ -313,7 +315,7 @@ class Placement:
             return Stuck(Reason.BREAKERS_OPEN, min(candidate.reopens_in(now) for candidate, _ in held_back))
         if self._tried and not self._paid(now, place, least=COST):
             return Stuck(Reason.RETRY_BUDGET)
-        return Go(place, self._kind(place), key)
+        return Go(place, self._kind(place), key, admitted=place.share(now) > 0.0)
 
     # -- small questions ------------------------------------------------------------------------------------------------------
 

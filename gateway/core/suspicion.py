@@ -88,16 +88,14 @@ class Rejections:
         self._since = now
 
     def _fade(self) -> None:
-        """Forget half of it, so that the suspicion needs new food and ends by itself; the latest clients are remembered best."""
-        left = self._rejected // 2
-        kept: dict[str, int] = {}
-        for client, count in reversed(self._clients.items()):
-            share = min((count + 1) // 2, left)
-            if share:
-                kept[client] = share
-                left -= share
-        self._clients = kept
-        self._rejected = sum(kept.values())
+        """Forget half of it, so that the suspicion needs new food and ends by itself.
+
+        Each client's count is halved; of those who were told so once, the later half are remembered.
+        """
+        once = [client for client, count in self._clients.items() if count == 1]
+        self._clients = {client: count // 2 for client, count in self._clients.items() if count > 1}
+        self._clients.update(dict.fromkeys(once[(len(once) + 1) // 2 :], 1))
+        self._rejected = sum(self._clients.values())
 
 
 class Silence:

@@ -9,6 +9,7 @@ before they are compared. Apart from `splice` and `splice_responses`, which know
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import orjson
@@ -25,7 +26,7 @@ NOTHING = b""
 """What the client gets of an event that it has got already, or should not see."""
 
 
-class Splicer:
+class Splicer(ABC):
     """Rewrites one stream so that it continues a transcript; one instance per attempt.
 
     What it returns is relayed and, like every byte relayed, fed to the transcript: it may break and be continued, too.
@@ -94,12 +95,13 @@ class Splicer:
             return None
         return self._splice(document)
 
+    @abstractmethod
     def _end(self) -> bytes | None:
         """Return the terminator at `[DONE]`; None where the answer is not whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _splice(self, document: dict[str, Any]) -> bytes | None:
-        raise NotImplementedError
+        """Return what one event becomes for the client, maybe nothing; None where it cannot continue the answer."""
 
     def _add_usage(self, holder: Any) -> bool:
         """Put the sum of all reports in the place of this one, if there is one."""

@@ -10,6 +10,7 @@ parses each event, and only routes that resume pay for it.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from typing import Any
 
 from gateway.core.plan import Family
@@ -44,7 +45,7 @@ _RESPONSE_HEAD = ("id", "model", "created_at")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Transcript:
+class Transcript(ABC):
     """One streamed answer, as far as the client has got it."""
 
     __slots__ = ("_lost", "_reported", "_text", "finished", "head", "usage", "usage_complete")
@@ -92,9 +93,9 @@ class Transcript:
         self.usage_complete = self.usage_complete and self._reported
         self._reported = False
 
+    @abstractmethod
     def _hear(self, document: dict[str, Any]) -> bool:
         """Note what one event says; False where that cannot be continued."""
-        raise NotImplementedError
 
     def _say(self, text: Any) -> bool:
         if not isinstance(text, str):

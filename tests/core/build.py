@@ -397,6 +397,7 @@ class Story:
                     words.append(f"refuse {status} {reason}")
                     self.advice, self.message = advice, action.message
                 case Break(code=code):
+                    self.message = action.message
                     words.append(f"break {code}")
                 case Finish():
                     words.append("finish")

@@ -142,6 +142,20 @@ def test_the_last_failure_is_told_in_the_stream(fault, end, answered):
     assert (told.end, told.record.winner, told.record.stream_broken, told.advice) == (end, None, True, None)
 
 
+@pytest.mark.parametrize(
+    ("fault", "said", "told_so"),
+    [
+        ("caller", "Unknown parameter.", "Unknown parameter."),
+        ("overloaded", "", "No provider could serve this request; what went wrong: overloaded."),
+        ("billing", "Your key sk-x is out of credit.", "No provider could serve this request; what went wrong: billing."),
+    ],
+)
+def test_what_the_provider_said_is_told_where_it_may_be(fault, said, told_so):
+    told = waiting(rule=policy(early_keepalive=45.0, attempts=1))
+    told.fails(fault, status=400 * (fault == "caller"), message=said)
+    assert told.message == told_so
+
+
 def test_patience_that_ends_is_told_in_the_stream():
     told = waiting(patience=50.0)
     assert told.waits == 5.0

@@ -108,7 +108,13 @@ def test_a_suspicion_that_gets_no_food_ends_within_minutes_and_with_little_traff
 def test_one_client_alone_does_not_keep_a_suspicion_alive():
     rejections = usual()
     assert reject(rejections, "a" * 10 + "bcdefg")
-    assert [reject(rejections, "a" * 50, NOW + later) for later in (60.0, 120.0)] == [True, False]
+    assert not any(reject(rejections, "a" * 50, NOW + later) for later in (60.0, 120.0))
+
+
+def test_of_many_who_were_told_so_once_the_later_half_is_remembered_each_time():
+    rejections = usual()
+    assert reject(rejections, "abcdefghijklmnopqrstuvwxyz")
+    assert [reject(rejections, "z", NOW + later) for later in (60.0, 960.0, 1860.0)] == [True, True, False]
 
 
 def test_a_suspicion_that_goes_on_lasts_for_hours_and_does_not_become_usual():
