@@ -21,7 +21,9 @@ _ASKED = b'"stream_options":{"include_usage":true},'
 
 def ask_for_usage(body: bytes) -> bytes | None:
     """Return a chat request's JSON object with the question in it; None where it says anything about that itself."""
-    if top_level_spans(body.decode("latin-1"), {"stream_options"})["stream_options"]:
+    # A key may be spelt with escapes; without any, and without the word, there is nothing to walk through the body for.
+    spelt = body.find(b"stream_options") >= 0 or body.find(b"\\u") >= 0
+    if spelt and top_level_spans(body.decode("latin-1"), {"stream_options"})["stream_options"]:
         return None
     brace = body.index(b"{") + 1
     return body[:brace] + _ASKED + body[brace:]
