@@ -1,4 +1,7 @@
-"""The command line: `gateway serve | init | check | demo | health`. Each command imports what it needs, so that all start fast."""
+"""The command line: `gateway serve | init | check | key | demo | health`.
+
+Each command imports what it needs, so that all start fast.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", metavar="FILE")
     check.set_defaults(command=_check)
 
+    key = commands.add_parser("key", help="make keys for clients")
+    keys = key.add_subparsers(required=True, metavar="COMMAND")
+    new = keys.add_parser("new", help="print a fresh key for a client, its hash, and the line that lets it in; nothing is stored")
+    new.add_argument("--name", type=_client_name, default="new-client", metavar="NAME", help="the client's (default: %(default)s)")
+    new.set_defaults(command=_key_new)
+
     demo = commands.add_parser("demo", help="survive a staged outage of three simulated providers")
     demo.add_argument("--seconds", type=float, default=30.0, metavar="N", help="how long (default: %(default)g)")
     demo.add_argument("--keep", action="store_true", help="go on serving afterwards, and print the base URL to try")
@@ -113,6 +122,23 @@ def _check(arguments: argparse.Namespace) -> int:
 
     for line in describe(load(arguments.file, os.environ)):
         print(line)
+    return 0
+
+
+def _client_name(written: str) -> str:
+    from gateway.config.units import Mistake
+    from gateway.config.values import name
+
+    try:
+        return name(written)
+    except Mistake as mistake:
+        raise argparse.ArgumentTypeError(mistake.message) from None
+
+
+def _key_new(arguments: argparse.Namespace) -> int:
+    from gateway.config.clientkeys import handout
+
+    sys.stdout.write(handout(arguments.name))
     return 0
 
 

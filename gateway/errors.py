@@ -30,6 +30,8 @@ class Reason(StrEnum):
     CONNECTION_LIMIT = "connection_limit"
     DRAINING = "draining"
     UNKNOWN_CLIENT = "unknown_client"
+    CLIENT_LIMIT = "client_limit"
+    """The client's own limit, as the configuration sets it."""
     MODEL_NOT_ALLOWED = "model_not_allowed"
     NO_ROUTE = "no_route"
     INTERNAL = "internal"
@@ -43,6 +45,13 @@ class Reason(StrEnum):
     BREAKERS_OPEN = "breakers_open"
     CREDENTIALS_BENCHED = "credentials_benched"
     RATE_LIMITED = "rate_limited"
+    """No room at any target within the time this request may wait: refused before it waited, or after."""
+    QUEUE_FULL = "queue_full"
+    """The queue in front of the target is full, and this request was the one to go."""
+    SHED = "shed"
+    """The queue has stood for too long, and what could not be answered in time was let go."""
+    THROTTLED = "throttled"
+    """The provider refuses nearly everything it is sent, so that only a trickle is."""
     STREAM_BROKEN = "stream_broken"
     CLIENT_GONE = "client_gone"
     CALLER = "caller"
@@ -55,11 +64,13 @@ class GatewayError(Exception):
 class Refused(GatewayError):  # noqa: N818 - a refusal is an answer, not a malfunction
     """The gateway itself says no to a request: the HTTP status, the reason, and a sentence for the caller."""
 
-    def __init__(self, status: int, reason: Reason, message: str) -> None:
+    def __init__(self, status: int, reason: Reason, message: str, *, delay_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.message = message
+        self.delay_s = delay_s
+        """When the caller may come back, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

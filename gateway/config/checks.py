@@ -13,10 +13,13 @@ from gateway.config.addresses import BaseUrl, azure_root, proxy_from
 from gateway.config.contradictions import check_policies
 from gateway.config.document import Findings, Path
 from gateway.config.layers import providers
-from gateway.config.schema import Configuration, Provider, Route, Section
+from gateway.config.quota_checks import check_quotas
+from gateway.config.schema import Configuration, Provider, Route, Target
+from gateway.config.section import Section
 from gateway.config.units import Mistake, did_you_mean
 from gateway.config.validate import Remainder
 from gateway.config.values import name
+from gateway.core.plan import Balance
 from gateway.core.verdicts import Fault, Scope
 
 SCOPES: Final[dict[Fault, tuple[Scope, ...]]] = {
@@ -24,6 +27,9 @@ SCOPES: Final[dict[Fault, tuple[Scope, ...]]] = {
     **dict.fromkeys((Fault.CREDENTIAL, Fault.BILLING, Fault.RATE_LIMITED), (Scope.CREDENTIAL, Scope.KEY_ON_MODEL)),
 }
 """Whose failure an operator may declare a fault to be; the others are the target's or the provider's."""
+
+WEIGHED: Final = (Balance.WEIGHTED, Balance.LEAST_BUSY)
+"""The ways to balance that look at the targets' weights."""
 
 
 def check(
@@ -66,6 +72,7 @@ class _Check:
         self._error_rules(("provider_defaults",), self._configuration.provider_defaults)
         for key, provider in self._configuration.providers.items():
             self._error_rules(("providers", key), provider)
+        check_quotas(self._configuration, self._rest, self._findings)
         check_policies(self._configuration, self._findings)
         self._client_list()
         self._routes()
@@ -197,6 +204,15 @@ class _Check:
                 findings.add((*at, "provider"), _unknown("provider", target.provider, self._providers))
             if target.hedge and target.only_for:
                 findings.add((*at, "hedge"), "a target that is `only_for` some fault is tried after it, never beside another")
+            if target.weight != 1.0:
+                self._weight((*at, "weight"), path, route, target)
+
+    def _weight(self, at: Path, path: Path, route: Route, target: Target) -> None:
+        """Report a weight that nothing is weighed by; 1 is what every target has."""
+        if target.only_for:
+            self._findings.add(at, "a target that is `only_for` some fault is tried after it, whatever its weight")
+        elif route.balance not in WEIGHED and self._findings.sound((*path, "balance")):
+            self._findings.add(at, f"means nothing with `balance: {route.balance}`: say weighted or least_busy, or remove it")
 
 
 def _takes_everything(route: Route) -> bool:

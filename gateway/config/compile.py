@@ -13,18 +13,22 @@ from itertools import permutations
 
 from gateway.config import addresses, schema
 from gateway.config.layers import policies, providers
+from gateway.config.quotas import group_plans, quota_plan
 from gateway.config.snapshot import AdminPlan, Client, Origin, Provider, ServerPlan, Snapshot
 from gateway.config.units import Percentile
 from gateway.core.matcher import Rule
 from gateway.core.message import header
 from gateway.core.plan import (
     BackoffPlan,
+    Balance,
     BreakerPlan,
     BudgetPlan,
+    ClientPlan,
     HedgePlan,
     Jitter,
     Learned,
     Policy,
+    Priority,
     ProviderPlan,
     Route,
     StreamPlan,
@@ -75,7 +79,15 @@ def _server(settings: schema.Server) -> ServerPlan:
 def _clients(settings: tuple[schema.Client, ...] | None) -> tuple[Client, ...] | None:
     if settings is None:
         return None
-    return tuple(Client(client.name, client.key, client.models) for client in settings)
+    return tuple(
+        Client(
+            client.name,
+            client.key,
+            client.models,
+            ClientPlan(client.name, Priority[client.priority.upper()], client.weight, quota_plan(client.limits)),
+        )
+        for client in settings
+    )
 
 
 def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) -> Provider:
@@ -103,6 +115,9 @@ def _provider(name: str, settings: schema.Provider, environ: Mapping[str, str]) 
             ),
             budget=BudgetPlan(ratio=settings.retry_budget.ratio, floor=float(settings.retry_budget.floor)),
             queue_wait_s=settings.queue.wait,
+            queue_depth=settings.queue.depth,
+            quota=quota_plan(settings.quota),
+            groups=group_plans(settings.quota),
         ),
         dialect=DIALECTS[settings.dialect],
         origin=Origin(
@@ -177,13 +192,21 @@ def _routes(configuration: schema.Configuration, accounts: dict[str, Provider], 
         Route(
             name=route.name,
             targets=tuple(
-                Target(accounts[target.provider].plan, target.model, frozenset(target.only_for or ()), target.hedge, target.prefill)
+                Target(
+                    provider=accounts[target.provider].plan,
+                    model=target.model,
+                    only_for=frozenset(target.only_for or ()),
+                    hedge=target.hedge,
+                    prefill=target.prefill,
+                    weight=target.weight,
+                )
                 for target in route.targets
             ),
             policy=rules[route.policy],
             models=route.match.models,
             paths=route.match.paths,
             clients=frozenset(route.match.clients) if route.match.clients is not None else None,
+            balance=Balance(route.balance),
         )
         for route in configuration.routes
     )
@@ -223,6 +246,8 @@ def _lonely(route: Route) -> Iterator[str]:
         yield f"is never hedged: {lack}"
     if route.policy.stream.resume and len(places) == 1:
         yield "resumes streams, but has one target only: name another one to go on at"
+    if route.balance is not Balance.ORDERED and len(ordinary) == 1:
+        yield f"balances ({route.balance}), but has one target only"
 
 
 def _same_model(route: Route, one: str | None, other: str | None) -> bool:

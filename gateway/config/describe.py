@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 from gateway.config.addresses import Listen
-from gateway.config.snapshot import Provider, Snapshot
-from gateway.config.units import show_duration
-from gateway.core.plan import Policy, Route, Target
+from gateway.config.snapshot import Client, Provider, Snapshot
+from gateway.config.units import Rate, show_duration, show_rate
+from gateway.core.plan import Balance, Policy, Priority, QuotaPlan, Route, Target
+
+_BALANCED: Final = {
+    Balance.WEIGHTED: "by weight",
+    Balance.FASTEST: "the fastest of",
+    Balance.LEAST_BUSY: "the least busy of",
+}
 
 
 def describe(snapshot: Snapshot) -> list[str]:
@@ -24,11 +31,29 @@ def describe(snapshot: Snapshot) -> list[str]:
         + (" with a token" if admin.token else ""),
     ]
     if snapshot.clients is not None:
-        lines.append(f"clients: {', '.join(client.name for client in snapshot.clients)}")
+        lines.append(f"clients: {', '.join(map(_client, snapshot.clients))}")
     lines += [_provider(provider, passes_keys=snapshot.clients is None) for provider in snapshot.providers.values()]
     lines += [_route(route) for route in snapshot.routes]
     lines += [f"note: {note}" for note in snapshot.notes]
     return lines
+
+
+def _client(client: Client) -> str:
+    plan = client.plan
+    said = [plan.priority.label] if plan.priority is not Priority.STANDARD else []
+    if plan.weight != 1.0:
+        said.append(f"weight {plan.weight:g}")
+    if limits := _quota(plan.quota):
+        said.append(limits)
+    return client.name + (f" ({', '.join(said)})" if said else "")
+
+
+def _quota(plan: QuotaPlan) -> str:
+    """Return all limits that hold together; nothing where there are none."""
+    limits = [f"{show_rate(Rate(limit.amount, limit.period_s))} {limit.resource.replace('_', ' ')}" for limit in plan.rates]
+    if plan.concurrent is not None:
+        limits.append(f"{plan.concurrent} at the same time")
+    return " + ".join(limits)
 
 
 def _provider(provider: Provider, *, passes_keys: bool) -> str:
@@ -45,6 +70,9 @@ def _provider(provider: Provider, *, passes_keys: bool) -> str:
         said.append(f"region {provider.region}")
     if origin.proxy is not None:
         said.append(f"through proxy {origin.proxy.rpartition('@')[2].rpartition('/')[2]}")
+    if limits := _quota(provider.plan.quota):
+        said.append(f"quota {limits}")
+    said += [f"quota of {group.name} {_quota(group.quota)}" for group in provider.plan.groups]
     return f"provider {provider.name}: {', '.join(said)}"
 
 
@@ -56,9 +84,22 @@ def _route(route: Route) -> str:
     ]
     policy = route.policy
     return (
-        f"route {route.name}: {'; '.join(wanted) or 'everything'} -> {', then '.join(map(_target, route.targets))}"
+        f"route {route.name}: {'; '.join(wanted) or 'everything'} -> {_targets(route)}"
         f" (policy {policy.name}: {', '.join(_policy(policy))})"
     )
+
+
+def _targets(route: Route) -> str:
+    """Return the targets as they are tried: in their order, or those that are balanced first."""
+    if route.balance is Balance.ORDERED:
+        return ", then ".join(map(_target, route.targets))
+    balanced = [
+        _target(target) + (f" (weight {target.weight:g})" if target.weight != 1.0 else "")
+        for target in route.targets
+        if not target.only_for
+    ]
+    rest = [_target(target) for target in route.targets if target.only_for]
+    return ", then ".join([f"{_BALANCED[route.balance]} {', '.join(balanced)}", *rest])
 
 
 def _policy(policy: Policy) -> Iterator[str]:

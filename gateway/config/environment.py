@@ -179,9 +179,9 @@ admin:
   listen: 127.0.0.1:9901
   token: "${{GATEWAY_ADMIN_TOKEN:-}}"
 
-# Without clients, whoever reaches the port may call. Name them to know who is who:
+# Without clients, whoever reaches the port may call. Name them to know who is who; `gateway key new` makes a key and its hash:
 # clients:
-#   - {{name: search-team, key: "sha256:<hex of the key's SHA-256>", models: ["gpt-*"]}}
+#   - {{name: search-team, key: "sha256:<hex of the key's SHA-256>", models: ["gpt-*"], limits: {{requests: 600/min}}}}
 
 providers:
 """

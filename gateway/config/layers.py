@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from gateway.config.schema import Configuration, Policy, Provider, Section
+from gateway.config.schema import Configuration, Policy, Provider
+from gateway.config.section import Section
 
 S = TypeVar("S", bound=Section)
 

@@ -11,21 +11,12 @@ from typing import Final
 from gateway import __version__
 from gateway.config import schema
 from gateway.config.document import Findings
-from gateway.config.schema import Section, sections
+from gateway.config.section import Section, sections
 from gateway.config.validate import Remainder
-
-_NOTHING: Final[tuple[object, ...]] = ()
 
 NOT_BUILT: Final[dict[tuple[type[Section], str], tuple[tuple[object, ...], str]]] = {
     # (section, key): (values that may be said, what to do)
     (schema.Provider, "dialect"): (("openai", "azure"), "use openai where the provider has an OpenAI-compatible address"),
-    (schema.Provider, "quota"): (_NOTHING, "remove it"),
-    (schema.Queue, "depth"): (_NOTHING, "remove it"),
-    (schema.Route, "balance"): (("ordered",), "remove it (balance: ordered)"),
-    (schema.Target, "weight"): ((1.0,), "remove it (weight: 1)"),
-    (schema.Client, "priority"): (_NOTHING, "remove it"),
-    (schema.Client, "weight"): (_NOTHING, "remove it"),
-    (schema.Client, "limits"): (_NOTHING, "remove it"),
 }
 
 
@@ -33,8 +24,8 @@ def report(configuration: Section, rest: Remainder, findings: Findings) -> None:
     """Report every key whose feature is not built in this version."""
     for path, section in sections(configuration):
         for key in section.model_fields_set:
-            allowed, advice = NOT_BUILT.get((type(section), key), (None, ""))
-            if allowed is None or getattr(section, key) in allowed:
-                continue
-            said = f" ({getattr(section, key)})" if key == "dialect" else ""
-            findings.add((*rest.origin(path), key), f"not built yet in version {__version__}{said}; {advice}", at_key=True)
+            value = getattr(section, key)
+            allowed, advice = NOT_BUILT.get((type(section), key), ((value,), ""))
+            if value not in allowed:
+                message = f"not built yet in version {__version__} ({value}); {advice}"
+                findings.add((*rest.origin(path), key), message, at_key=True)

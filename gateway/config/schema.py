@@ -8,13 +8,12 @@ beyond its own value (names that must exist, routes that can never match) is `ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from gateway.config.document import Path
-from gateway.config.units import Rate as Amount
+from gateway.config.quotas import ClientLimits, Group, Quota, RateLimit
+from gateway.config.section import Section, said
 from gateway.config.values import (
     OFF,
     Address,
@@ -40,7 +39,6 @@ from gateway.config.values import (
     PrefillName,
     Proxy,
     Pulse,
-    Rate,
     RuledFault,
     ScopeName,
     Share,
@@ -53,64 +51,42 @@ from gateway.config.values import (
     count,
     short_for,
 )
+from gateway.core.plan import Balance, Priority
 from gateway.core.verdicts import Fault
 
 DIALECTS: Final = ("openai", "azure", "anthropic", "gemini")
 
 
-def _said(default: str, description: str) -> Any:
-    """Declare a key by what an operator would write to get its default, so that the default goes through the key's own reader."""
-    return Field(default=default, description=description)
-
-
-class Section(BaseModel):
-    """What all sections of the file have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
-
-
-class RateLimit(Section):
-    """How much per time, and how much of it at once."""
-
-    rate: Rate = Field(description="Amount per period: 8/s, 600/min, 100/10s, 10k/h.", default=Amount(1, 1), validate_default=False)
-    burst: Annotated[int, *count(1, 10**12)] | None = Field(
-        description="How many may go at once; a tenth of the period's amount, at least 1, where it is not said.", default=None
-    )
-
-
-Limit = Annotated[RateLimit, short_for("rate")]
-
-
 class ServerLimits(Section):
     """What one client connection, and all together, may take."""
 
-    header_bytes: Size = _said("64KiB", "A request's head, at most.")
+    header_bytes: Size = said("64KiB", "A request's head, at most.")
     headers: Annotated[int, *count(1, 10_000)] = Field(description="Header lines in a request, at most.", default=100)
-    body_bytes: Size = _said("512MiB", "A request's body, at most.")
-    replay_bytes: Size = _said("32MiB", "Largest body that is kept for another attempt; larger ones get one attempt.")
-    replay_total: Size = _said("256MiB", "Memory for all kept bodies together, and for streams held back.")
+    body_bytes: Size = said("512MiB", "A request's body, at most.")
+    replay_bytes: Size = said("32MiB", "Largest body that is kept for another attempt; larger ones get one attempt.")
+    replay_total: Size = said("256MiB", "Memory for all kept bodies together, and for streams held back.")
     connections: Annotated[int, *count(1, 1_000_000)] = Field(description="Client connections, at most.", default=20_000)
 
 
 class ServerTimeouts(Section):
     """How long a client may take over a request."""
 
-    header: PositiveDuration = _said("10s", "From a request's first byte to the end of its head.")
-    body_idle: PositiveDuration = _said("30s", "Silence within a request's body.")
-    keepalive: PositiveDuration = _said("75s", "How long an idle connection stays; keep it above your clients' own.")
+    header: PositiveDuration = said("10s", "From a request's first byte to the end of its head.")
+    body_idle: PositiveDuration = said("30s", "Silence within a request's body.")
+    keepalive: PositiveDuration = said("75s", "How long an idle connection stays; keep it above your clients' own.")
 
 
 class Drain(Section):
     """How the gateway leaves."""
 
-    delay: Duration = _said("5s", "Not ready, but still accepting: load balancers need time to notice.")
-    timeout: Duration = _said("300s", "For requests under way, counted from the end of the delay.")
+    delay: Duration = said("5s", "Not ready, but still accepting: load balancers need time to notice.")
+    timeout: Duration = said("300s", "For requests under way, counted from the end of the delay.")
 
 
 class Server(Section):
     """The data port, which apps call."""
 
-    listen: Address = _said("127.0.0.1:8080", "Host and port; beyond loopback, `clients` must be named or `open` be on.")
+    listen: Address = said("127.0.0.1:8080", "Host and port; beyond loopback, `clients` must be named or `open` be on.")
     open: Switch = Field(description="Let everybody who reaches the port call, without `clients`.", default=False)
     limits: ServerLimits = Field(description="Sizes and counts.", default_factory=ServerLimits)
     timeouts: ServerTimeouts = Field(description="Times of a client's connection.", default_factory=ServerTimeouts)
@@ -120,21 +96,13 @@ class Server(Section):
 class Admin(Section):
     """The admin port: metrics, health, status."""
 
-    listen: Address = _said("127.0.0.1:9901", "Host and port; beyond loopback a token is required.")
+    listen: Address = said("127.0.0.1:9901", "Host and port; beyond loopback a token is required.")
     token: Token = Field(
         description="Guards the status and admin pages; empty: none. `file:/path` is re-read on change.",
         default=None,
         validate_default=False,
         repr=False,
     )
-
-
-class ClientLimits(Section):
-    """How much one client may send."""
-
-    requests: Limit | None = Field(description="Requests per time.", default=None)
-    tokens: Limit | None = Field(description="Tokens per time.", default=None)
-    concurrent: Annotated[int, *count(1, 1_000_000)] | None = Field(description="Requests at the same time.", default=None)
 
 
 class Client(Section):
@@ -150,9 +118,17 @@ class Client(Section):
     models: tuple[Glob, ...] | None = Field(
         description="Models it may name, as patterns; all where left out.", default=None, min_length=1
     )
-    priority: Annotated[str, *choice("interactive", "normal", "batch")] = _said("normal", "Whose turn it is in a queue.")
-    weight: Weight = Field(description="Its share of a busy provider.", default=1.0)
-    limits: ClientLimits | None = Field(description="How much it may send.", default=None)
+    priority: Annotated[str, *choice(*(priority.label for priority in Priority))] = said(
+        "standard",
+        "Whose turn it is where requests wait for room: interactive before standard before batch, each with a share that is kept "
+        "for it; a request may lower its own with `x-gateway-priority`.",
+    )
+    weight: Weight = Field(
+        description="Its share of a busy target, in tokens, beside the other clients of its priority.", default=1.0
+    )
+    limits: ClientLimits | None = Field(
+        description="How much it may send to all models together; without limits of its own where left out.", default=None
+    )
 
 
 class Tls(Section):
@@ -166,36 +142,32 @@ class Breaker(Section):
     """When traffic is led away from a failing target, and how it comes back."""
 
     consecutive: Annotated[int, *count(1, 10_000)] = Field(description="Failures in a row that open it.", default=5)
-    failure_rate: PositiveShare = _said("50%", "Failed share of the window that opens it.")
+    failure_rate: PositiveShare = said("50%", "Failed share of the window that opens it.")
     min_requests: Annotated[int, *count(1, 1_000_000)] = Field(
         description="Requests in the window before its rate counts.", default=20
     )
-    window: PositiveDuration = _said("30s", "How far back the rate looks.")
-    open: PositiveDuration = _said("5s", "How long it stays open at first; doubles up to `max_open`.")
-    max_open: PositiveDuration = _said("30s", "How long it stays open at most.")
-    ramp: Duration = _said("30s", "How long a recovered target takes to get its full share back.")
+    window: PositiveDuration = said("30s", "How far back the rate looks.")
+    open: PositiveDuration = said("5s", "How long it stays open at first; doubles up to `max_open`.")
+    max_open: PositiveDuration = said("30s", "How long it stays open at most.")
+    ramp: Duration = said("30s", "How long a recovered target takes to get its full share back.")
 
 
 class RetryBudget(Section):
     """How many requests may be repeated at this provider."""
 
-    ratio: Share = _said("20%", "Repeats per first attempt.")
+    ratio: Share = said("20%", "Repeats per first attempt.")
     floor: Annotated[float, *count(0, 100_000)] = Field(description="Repeats per 10 s that are always allowed.", default=3)
 
 
-class Quota(Section):
-    """What the account may send; learned from the provider's answers where it is not said."""
-
-    requests: Limit | None = Field(description="Requests per time.", default=None)
-    tokens: Limit | None = Field(description="Tokens per time.", default=None)
-    concurrent: Annotated[int, *count(1, 1_000_000)] | None = Field(description="Requests at the same time.", default=None)
-
-
 class Queue(Section):
-    """Where requests wait for room at a busy target."""
+    """Where requests wait for room at a target that is at its limit."""
 
-    depth: Annotated[int, *count(0, 1_000_000)] = Field(description="Requests that may wait, per target.", default=1000)
-    wait: Duration = _said("10s", "All waiting of one exchange together, at most.")
+    depth: Annotated[int, *count(0, 1_000_000)] = Field(
+        description="Requests that may wait, per target or group of models; a full queue lets its newest one of a lower priority "
+        "go for one of a higher, else it refuses the newcomer. 0: nobody waits.",
+        default=1000,
+    )
+    wait: Duration = said("10s", "All waiting of one request together, at most; 0s: never wait.")
 
 
 class ErrorRule(Section):
@@ -222,7 +194,7 @@ class ErrorRule(Section):
 class Provider(Section):
     """An upstream account."""
 
-    dialect: Annotated[str, *choice(*DIALECTS)] = _said("openai", "What it speaks.")
+    dialect: Annotated[str, *choice(*DIALECTS)] = said("openai", "What it speaks.")
     base_url: BaseUrl = Field(description="Where it is; endpoints' paths are added to this.", default=None, validate_default=False)
     api_key: Keys = Field(
         description="Its key, or several of which the first usable one serves; `${VAR}`, or `file:/path`, re-read on change. "
@@ -244,11 +216,14 @@ class Provider(Section):
         validate_default=False,
         repr=False,
     )
-    connect: PositiveDuration = _said("5s", "For DNS, TCP and TLS together.")
+    connect: PositiveDuration = said("5s", "For DNS, TCP and TLS together.")
     pool: Annotated[int, *count(1, 100_000)] = Field(description="Connections, at most.", default=1000)
     breaker: Breaker = Field(description="When to lead traffic away.", default_factory=Breaker)
     retry_budget: RetryBudget = Field(description="How many requests may be repeated here.", default_factory=RetryBudget)
-    quota: Quota | None = Field(description="What the account may send.", default=None)
+    quota: Quota | None = Field(
+        description="What the account lets each of its keys send to each model; learned from its answers where left out.",
+        default=None,
+    )
     queue: Queue = Field(description="Where requests wait for room.", default_factory=Queue)
     stream_usage: Switch = Field(
         description="Whether it takes `stream_options.include_usage`, so that the gateway may ask for the usage of streams whose "
@@ -275,12 +250,12 @@ class Target(Section):
 
     provider: Name = Field(description="One of `providers`.", default="", validate_default=False)
     model: Model | None = Field(description="The model's name there; the client's where it is not said.", default=None)
-    weight: Weight = Field(description="Its share where targets are balanced.", default=1.0)
+    weight: Weight = Field(description="Its share, with `balance: weighted` or least_busy.", default=1.0)
     only_for: tuple[FaultName, ...] | None = Field(description="Tried only after one of these faults.", default=None, min_length=1)
     hedge: Switch = Field(
         description="May stand in for a slow target in a hedge though its dialect or its model's name is another.", default=False
     )
-    prefill: PrefillName = _said(
+    prefill: PrefillName = said(
         "none",
         "How it takes the beginning of its answer, for streams that are resumed: none: not at all; plain: as a last "
         "message of the assistant; prefix: with `prefix: true` on that (DeepSeek's beta addresses); prefix_echoed: the same, and "
@@ -296,15 +271,19 @@ class Route(Section):
     targets: tuple[Annotated[Target, short_for("provider")], ...] = Field(
         description="In order of preference; a bare name keeps the client's model name.", default=()
     )
-    balance: Annotated[str, *choice("ordered", "weighted", "fastest", "least_busy")] = _said("ordered", "How targets are chosen.")
-    policy: Name = _said("default", "One of `policies`.")
+    balance: Annotated[str, *choice(*Balance)] = said(
+        "ordered",
+        "Which target is tried first: ordered: the first; weighted: by their weights; fastest: by how soon each begins to answer; "
+        "least_busy: by the work under way there, against its limits and weight. The others stand in for it.",
+    )
+    policy: Name = said("default", "One of `policies`.")
 
 
 class LearnedLimit(Section):
     """A limit that follows what the target usually takes for requests of that size."""
 
     learned: Learned | None = Field(description="A percentile of its last minutes, p50 to p99, times 1 to 100.", default=None)
-    floor: PositiveDuration = _said("20s", "Never shorter than this.")
+    floor: PositiveDuration = said("20s", "Never shorter than this.")
     initially: PositiveDuration | None = Field(
         description="The limit until enough is known; what it would be without `learned`, where it is not said.", default=None
     )
@@ -316,28 +295,28 @@ AttemptLimit = Annotated[LearnedLimit, short_for("initially", learned=None)]
 class PolicyTimeouts(Section):
     """Limits of one attempt."""
 
-    first_token: AttemptLimit = _said("120s", "From send to first content, for streams.")
-    stall: PositiveDuration = _said("120s", "Silence after the answer's first byte.")
-    answer: AttemptLimit = _said("600s", "From send to the end of a whole non-streamed answer.")
-    max_stream: PositiveDuration = _said("60m", "From send to the end of a stream.")
+    first_token: AttemptLimit = said("120s", "From send to first content, for streams.")
+    stall: PositiveDuration = said("120s", "Silence after the answer's first byte.")
+    answer: AttemptLimit = said("600s", "From send to the end of a whole non-streamed answer.")
+    max_stream: PositiveDuration = said("60m", "From send to the end of a stream.")
 
 
 class Backoff(Section):
     """How long to wait before the same target is asked again: min(cap, base * 2^n), randomised."""
 
-    base: PositiveDuration = _said("500ms", "The first wait.")
-    cap: PositiveDuration = _said("8s", "The longest wait.")
-    jitter: Annotated[str, *choice("full", "equal", "decorrelated")] = _said("full", "How it is randomised.")
+    base: PositiveDuration = said("500ms", "The first wait.")
+    cap: PositiveDuration = said("8s", "The longest wait.")
+    jitter: Annotated[str, *choice("full", "equal", "decorrelated")] = said("full", "How it is randomised.")
 
 
 class Hedge(Section):
     """When a second attempt is started beside a slow one."""
 
-    after: HedgeAfter = _said(
+    after: HedgeAfter = said(
         "p95", "Without content for so long: a percentile of what the target usually takes, p10 to p99, or a time."
     )
-    floor: PositiveDuration = _said("300ms", "Never sooner than this.")
-    budget: PositiveShare = _said("5%", "Hedges per request of the route.")
+    floor: PositiveDuration = said("300ms", "Never sooner than this.")
+    budget: PositiveShare = said("5%", "Hedges per request of the route.")
     max: Annotated[int, *count(1, 3)] = Field(description="Hedges per client request.", default=1)
     non_stream: Switch = Field(description="Also where the answer is not a stream.", default=False)
 
@@ -345,14 +324,14 @@ class Hedge(Section):
 class Stream(Section):
     """How streams are relayed."""
 
-    hold: Hold = _said(
+    hold: Hold = said(
         "none",
         "How long the first content is held back, so that an early break is mended unseen: none, a time, or all of the answer.",
     )
     resume: Switch = Field(
         description="Continue a stream that broke by another request, which another model may answer.", default=False
     )
-    keepalive: Pulse = _said("15s", "Silence in a stream after which a comment is sent, or off.")
+    keepalive: Pulse = said("15s", "Silence in a stream after which a comment is sent, or off.")
     early_keepalive: Pulse = Field(
         description="The same before the first content, or off. It fixes the status: later errors come inside the stream.",
         default=False,
@@ -362,18 +341,18 @@ class Stream(Section):
 class Policy(Section):
     """A route's numbers."""
 
-    deadline: PositiveDuration = _said("600s", "Until the answer begins; a client's own patience shortens it.")
+    deadline: PositiveDuration = said("600s", "Until the answer begins; a client's own patience shortens it.")
     attempts: Annotated[int, *count(1, 10)] = Field(description="Upstream requests per client request, of any kind.", default=4)
     timeouts: PolicyTimeouts = Field(description="Limits of one attempt.", default_factory=PolicyTimeouts)
     backoff: Backoff = Field(description="Waiting before the same target is asked again.", default_factory=Backoff)
-    rate_limit_wait: Duration = _said(
+    rate_limit_wait: Duration = said(
         "3s", "How long to wait for a preferred target that is at its limit, before the next is used; 0s: never."
     )
     hedge: Annotated[Hedge | None, OFF] = Field(
         description="A second attempt beside a slow one, or off.", default=None, json_schema_extra={"default": False}
     )
     stream: Stream = Field(description="How streams are relayed.", default_factory=Stream)
-    content_policy: Annotated[str, *choice("return", "failover")] = _said(
+    content_policy: Annotated[str, *choice("return", "failover")] = said(
         "return", "What to do with a refusal on content: return it, or try another target."
     )
 
@@ -408,20 +387,7 @@ REQUIRED: Final[dict[type[Section], tuple[str, ...]]] = {
     ErrorRule: ("fault",),
     Route: ("name", "match", "targets"),
     Target: ("provider",),
+    Group: ("name", "models"),
     RateLimit: ("rate",),
 }
 """Keys that must be written. A provider's `dialect` and `base_url` must be too, but may come from `provider_defaults`."""
-
-
-def sections(value: Any, path: Path = ()) -> Iterator[tuple[Path, Section]]:
-    """Yield every section of a configuration with its path, from the top down."""
-    if isinstance(value, Section):
-        yield path, value
-        for key in type(value).model_fields:
-            yield from sections(getattr(value, key), (*path, key))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from sections(item, (*path, key))
-    elif isinstance(value, tuple):
-        for index, item in enumerate(value):
-            yield from sections(item, (*path, index))

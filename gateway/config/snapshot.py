@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.matcher import Rule
 from gateway.core.message import Header
-from gateway.core.plan import ProviderPlan, Route
+from gateway.core.plan import ClientPlan, ProviderPlan, Route
 from gateway.dialects.base import Dialect
 
 _LONGEST_KEY: Final = 64 * 1024
@@ -194,6 +194,8 @@ class Client:
     digest: bytes
     models: tuple[str, ...] | None = None
     """Globs of the models it may name; None: all."""
+    plan: ClientPlan = field(default_factory=lambda: ClientPlan(""))
+    """Its priority, weight and limits; named as the client is."""
 
 
 @dataclass(frozen=True, slots=True)

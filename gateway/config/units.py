@@ -82,6 +82,9 @@ _PERCENTILE: Final = re.compile(rf"p(?P<rank>{_NUMBER})", re.ASCII)
 _MULTIPLE: Final = re.compile(rf"(?P<percentile>p{_NUMBER})\s*[x\u00d7]\s*(?P<factor>{_NUMBER})", re.ASCII)
 _LARGEST_FACTOR: Final = 100
 
+LEAST_WEIGHT: Final = 0.01
+LARGEST_WEIGHT: Final = 1000
+
 _PERCENT: Final = re.compile(rf"(?P<number>{_NUMBER})\s?%", re.ASCII)
 
 
@@ -209,14 +212,14 @@ def integer(value: object, low: int, high: int) -> int:
     return value
 
 
-def decimal(value: object) -> float:
-    """Read a number above zero that has no unit: a weight."""
+def weight(value: object) -> float:
+    """Read a share beside others, a number without a unit: from a hundredth to a thousand times what is said where nothing is."""
     if isinstance(value, str) and re.fullmatch(_NUMBER, value, re.ASCII):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Mistake("a number is expected")
-    if not 0 < value <= _LARGEST:
-        raise Mistake("must be more than 0")
+    if not LEAST_WEIGHT <= value <= LARGEST_WEIGHT:
+        raise Mistake(f"must be from {LEAST_WEIGHT} to {LARGEST_WEIGHT}")
     return float(value)
 
 
@@ -269,3 +272,13 @@ def show_duration(seconds: float) -> str:
         if seconds and seconds % factor == 0:
             return f"{_number(int(seconds // factor))}{unit}"
     return f"{f'{seconds * 1000:.3f}'.rstrip('0').rstrip('.')}ms" if seconds else "0s"
+
+
+def show_rate(rate: Rate) -> str:
+    """Write a rate as `rate` reads it, in the largest scale and unit that stay whole."""
+    scale, factor = next(
+        ((scale, factor) for scale, factor in (("M", 1_000_000), ("k", 1000)) if rate.amount % factor == 0), ("", 1)
+    )
+    amount = f"{rate.amount / factor:.9f}".rstrip("0").rstrip(".")
+    period = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "d"}.get(rate.period_s) or show_duration(rate.period_s)
+    return f"{amount}{scale}/{period}"

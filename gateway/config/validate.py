@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from gateway.config.document import Findings, Path, unknown_key
-from gateway.config.schema import REQUIRED, Configuration, sections
+from gateway.config.schema import REQUIRED, Configuration
+from gateway.config.section import sections
 from gateway.config.units import Mistake, kind
 
 _EXPECTED: Final = {
@@ -23,6 +24,13 @@ _EXPECTED: Final = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+
+
+_NOTHING: Final = object()
+
+
+def _holds(value: Any, step: str | int) -> bool:
+    return step in value if isinstance(value, dict) else isinstance(value, list) and isinstance(step, int) and step < len(value)
 
 
 class Remainder:
@@ -35,18 +43,30 @@ class Remainder:
     def origin(self, path: Path) -> Path:
         """Return where a path of what is left stood in the file."""
         found: Path = ()
-        for step in path:
+        for step in self._written(path):
             found = (*found, self._kept[found][step] if isinstance(step, int) and found in self._kept else step)
         return found
 
     def there(self, path: Path) -> Path:
         """Return the longest part of the path that leads to something."""
         at: Any = self.data
-        for depth, step in enumerate(path):
-            if not (step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int) and step < len(at)):
-                return path[:depth]
+        written = self._written(path)
+        for depth, step in enumerate(written):
+            if not _holds(at, step):
+                return written[:depth]
             at = at[step]
-        return path
+        return written
+
+    def _written(self, path: Path) -> Path:
+        """Return the path without the indexes of lists that were not written: a lone value may stand for the list of it."""
+        found: Path = ()
+        at: Any = self.data
+        for step in path:
+            if isinstance(step, int) and at is not _NOTHING and not isinstance(at, list):
+                continue
+            found = (*found, step)
+            at = at[step] if _holds(at, step) else _NOTHING
+        return found
 
     def cut(self, paths: set[Path]) -> None:
         """Take out what stands at these paths, all given as they are before the cut."""

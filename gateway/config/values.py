@@ -6,7 +6,6 @@ and certificates are opened while they are read, so that a missing file is repor
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import warnings
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from gateway.config import addresses, secrets, units
+from gateway.config import addresses, clientkeys, secrets, units
 from gateway.config.snapshot import Secret
 from gateway.config.units import Mistake
 from gateway.core.plan import Prefill
@@ -77,7 +76,7 @@ def _client_key(value: object) -> bytes:
         if not re.fullmatch(r"[0-9a-f]{64}", digest, re.ASCII):
             raise Mistake("`sha256:` is followed by 64 lower-case hexadecimal digits, the hash of the key", quote=False)
         return bytes.fromhex(digest)
-    return hashlib.sha256(secrets.secret(written).reveal().encode()).digest()
+    return clientkeys.digest(secrets.secret(written).reveal())
 
 
 def _keys(value: object) -> tuple[Secret, ...]:
@@ -210,7 +209,8 @@ def _multiplies(pattern: str) -> bool:
     return False
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
+    """Let one value stand for the list of it."""
     return value if isinstance(value, list) else [value]
 
 
@@ -310,7 +310,10 @@ Rate = Annotated[
     PlainValidator(units.rate),
     _string(r"\d+(?:\.\d+)?[kM]? ?/ ?\d*(?:ms|s|sec|m|min|h|hour|d|day)", "8/s", "600/min", "100/10s", "10k/h"),
 ]
-Weight = Annotated[float, PlainValidator(units.decimal), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+_WEIGHT: Final[dict[str, Any]] = {"type": "number", "minimum": units.LEAST_WEIGHT, "maximum": units.LARGEST_WEIGHT}
+Weight = Annotated[
+    float, PlainValidator(units.weight), WithJsonSchema({"anyOf": [_WEIGHT, {"type": "string", "pattern": r"\$\{"}]})
+]
 Switch = Annotated[bool, PlainValidator(units.switch), _SWITCH]
 Name = Annotated[str, PlainValidator(name), _string(r"[A-Za-z0-9][A-Za-z0-9._@\-]{0,63}")]
 Model = Annotated[str, PlainValidator(_model), _string()]
@@ -352,7 +355,7 @@ _STATUS: Final[dict[str, Any]] = {
 }
 Statuses = Annotated[
     tuple[Annotated[tuple[int, int], PlainValidator(_statuses)], ...],
-    BeforeValidator(_as_list),
+    BeforeValidator(as_list),
     Field(min_length=1),
     WithJsonSchema({"anyOf": [*_STATUS["anyOf"], {"type": "array", "items": _STATUS, "minItems": 1}]}),
 ]

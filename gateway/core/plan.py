@@ -7,7 +7,7 @@ sizes are bytes. Built by `gateway.config.compile`, never mutated.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from gateway.core.verdicts import Fault
 
@@ -181,6 +181,78 @@ class BudgetPlan:
     floor: float = 3.0
 
 
+class Resource(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    """Input and output together."""
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    CONCURRENT = "concurrent"
+    """Requests under way at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatePlan:
+    """So much of one resource per time, and so much of it at once. Not for `Resource.CONCURRENT`, which knows no time."""
+
+    resource: Resource
+    amount: float
+    period_s: float
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaPlan:
+    """Limits that hold together; without any it is empty, and nothing is configured."""
+
+    rates: tuple[RatePlan, ...] = ()
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """Models of one provider that share their limits, as its account counts them. Globs are shell-style, case-sensitive."""
+
+    name: str
+    models: tuple[str, ...]
+    quota: QuotaPlan
+
+
+class Priority(IntEnum):
+    """Whose turn it is in a queue: the less, the sooner."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BATCH = 2
+
+    @property
+    def label(self) -> str:
+        """The name in files, headers and metrics."""
+        return self.name.lower()
+
+
+class Balance(StrEnum):
+    """How a route chooses among its targets."""
+
+    ORDERED = "ordered"
+    WEIGHTED = "weighted"
+    FASTEST = "fastest"
+    LEAST_BUSY = "least_busy"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPlan:
+    """What the core must know of a client that is named in the configuration; its key lives in `config.snapshot`."""
+
+    name: str
+    priority: Priority = Priority.STANDARD
+    weight: float = 1.0
+    """Its share of a busy target, beside the others of its priority."""
+    quota: QuotaPlan = field(default_factory=QuotaPlan)
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderPlan:
     """What the core must know of a provider; addresses and secrets live in `config.snapshot`."""
@@ -194,6 +266,12 @@ class ProviderPlan:
     budget: BudgetPlan = field(default_factory=BudgetPlan)
     queue_wait_s: float = 10.0
     """All waiting of one exchange for this provider's limits together, at most."""
+    queue_depth: int = 1000
+    """Requests that may wait for one target, or for one group of models."""
+    quota: QuotaPlan = field(default_factory=QuotaPlan)
+    """What each key may send to each model that is in no group."""
+    groups: tuple[GroupPlan, ...] = ()
+    """Models that share their limits; the first whose globs fit counts."""
     dialect: str = "openai"
     """Its wire format's name: targets of one dialect can stand in for each other in a race."""
 
@@ -209,6 +287,8 @@ class Target:
     hedge: bool = False
     """May stand in for another target in a hedge though its dialect or model is another."""
     prefill: Prefill = Prefill.NONE
+    weight: float = 1.0
+    """Its share where targets are balanced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,3 +302,4 @@ class Route:
     """None: the route does not look at the model, and also takes requests that name none."""
     paths: tuple[str, ...] | None = None
     clients: frozenset[str] | None = None
+    balance: Balance = Balance.ORDERED

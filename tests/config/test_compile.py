@@ -12,6 +12,7 @@ from gateway.config.snapshot import AdminPlan, ServerPlan
 from gateway.core.matcher import Rule
 from gateway.core.plan import (
     BackoffPlan,
+    Balance,
     BreakerPlan,
     BudgetPlan,
     HedgePlan,
@@ -43,6 +44,7 @@ def test_the_least_configuration_has_the_plans_own_defaults(read):
     assert (provider.credentials, provider.headers, provider.region, provider.api_version) == ((), (), "", None)
     assert (route.name, route.policy) == ("default", Policy(stream=StreamPlan(keepalive_s=15.0)))
     assert (route.models, route.paths, route.clients) == (None, None, None)
+    assert (route.balance, route.targets[0].weight) == (Balance.ORDERED, 1.0)
     assert route.targets[0].provider is provider.plan
     assert snapshot.clients is None
 
@@ -68,7 +70,7 @@ providers:
     pool: 14
     breaker: {consecutive: 15, failure_rate: 16%, min_requests: 17, window: 18s, open: 19s, max_open: 20s, ramp: 21s}
     retry_budget: {ratio: 22%, floor: 23}
-    queue: {wait: 31s}
+    queue: {wait: 31s, depth: 36}
     stream_usage: on
     errors:
       - {status: [400, 5xx, "429", 500-503], body: "(?i)no room", fault: overloaded, scope: provider}
@@ -80,7 +82,8 @@ routes:
     targets:
       - p
       - {provider: p, model: n, only_for: [timeout]}
-      - {provider: p, model: o, hedge: on, prefill: prefix_echoed}
+      - {provider: p, model: o, hedge: on, prefill: prefix_echoed, weight: 37}
+    balance: least_busy
     policy: q
 policies:
   q:
@@ -107,7 +110,7 @@ policies:
     assert (provider.connect_s, provider.pool, provider.plan.domain) == (13.0, 14, "d")
     assert provider.plan.breaker == BreakerPlan(15, 0.16, 17, 18.0, 19.0, 20.0, 21.0)
     assert provider.plan.budget == BudgetPlan(0.22, 23.0)
-    assert provider.plan.queue_wait_s == 31.0
+    assert (provider.plan.queue_wait_s, provider.plan.queue_depth) == (31.0, 36)
     assert provider.errors == (
         Rule(
             Fault.OVERLOADED,
@@ -130,11 +133,11 @@ policies:
         rate_limit_wait_s=0.0,
         failover_content_policy=True,
     )
-    assert (route.models, route.paths) == (("m",), ("/v1/x",))
+    assert (route.models, route.paths, route.balance) == (("m",), ("/v1/x",), Balance.LEAST_BUSY)
     assert route.targets == (
         Target(provider.plan),
         Target(provider.plan, "n", frozenset({Fault.TIMEOUT})),
-        Target(provider.plan, "o", hedge=True, prefill=Prefill.PREFIX_ECHOED),
+        Target(provider.plan, "o", hedge=True, prefill=Prefill.PREFIX_ECHOED, weight=37.0),
     )
     assert (provider.plan.dialect, provider.stream_usage) == ("azure", True)
 

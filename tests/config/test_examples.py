@@ -14,7 +14,8 @@ import yaml
 from gateway.config import jsonschema
 from gateway.config.load import load
 from gateway.config.planned import NOT_BUILT
-from gateway.config.schema import REQUIRED, Configuration, Section, sections
+from gateway.config.schema import REQUIRED, Configuration
+from gateway.config.section import Section, sections
 
 CONFIG = Path(__file__).parents[2] / "config"
 FIRST_LINE = "# yaml-language-server: $schema=./gateway.schema.json"
@@ -38,7 +39,7 @@ def test_an_example_loads(path):
 
 def known_sections():
     full = {
-        "providers": {"p": {"quota": {}, "errors": [{}]}},
+        "providers": {"p": {"quota": {"groups": [{}]}, "errors": [{}]}},
         "clients": [{"limits": {"requests": "8/s"}}],
         "routes": [{"targets": ["p"]}],
         "policies": {"p": {"hedge": {}}},
@@ -154,9 +155,25 @@ def test_an_editor_finds_nothing_to_complain_about_in_an_example(path):
         ("Target", {"provider": "p", "hedge": True, "prefill": "prefix_echoed"}, True),
         ("Target", {"provider": "p", "prefill": "yes"}, False),
         ("Provider", {"stream_usage": True}, True),
+        ("Quota", {"requests": "600/min", "tokens": {"rate": "2M/min", "burst": 5}, "concurrent": 5}, True),
+        (
+            "Quota",
+            {"requests": ["600/min", {"rate": "12/s"}], "groups": [{"name": "a", "models": ["*"], "requests": ["8/s"]}]},
+            True,
+        ),
+        ("Quota", {"requests": []}, False),
+        ("Quota", {"requests": [600]}, False),
+        ("Quota", {"requests": {"burst": 5}}, False),
+        ("Quota", {"groups": [{"models": ["*"]}]}, False),
+        ("Quota", {"groups": [{"name": "a", "models": []}]}, False),
+        ("Client", {"name": "a", "key": "k", "priority": "batch", "weight": 0.5, "limits": {"tokens": ["8/s"]}}, True),
+        ("Client", {"name": "a", "key": "k", "weight": "${W}"}, True),
+        ("Client", {"name": "a", "key": "k", "weight": 0}, False),
+        ("Client", {"name": "a", "key": "k", "priority": "normal"}, False),
+        ("Client", {"name": "a", "key": "k", "limits": {"input_tokens": "8/s"}}, False),
     ],
 )
-def test_an_editor_knows_the_shapes_of_limits_hedges_and_streams(section, value, fits):
+def test_an_editor_knows_the_shapes_of_limits_quotas_hedges_and_streams(section, value, fits):
     schema = jsonschema.generate()
     assert _fits(value, schema["$defs"][section], schema) is fits
 

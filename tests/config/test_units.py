@@ -204,6 +204,38 @@ def test_near_misses_get_a_proposal():
     assert caught.value.message == "must be one of ordered, fastest"
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("8/s", "8/s"), ("600 / 60s", "600/min"), ("100/10s", "100/10s"), ("10000/hour", "10k/h"), ("2M/min", "2M/min"),
+     ("1.5k/90s", "1500/90s"), ("1.5M/d", "1500k/d"), ("0.25/s", "0.25/s"), ("5/7200s", "5/2h"), ("3/250ms", "3/250ms")],
+)  # fmt: skip
+def test_a_rate_is_shown_as_short_as_it_can_be_written(written, shown):
+    assert units.show_rate(units.rate(written)) == shown
+
+
+@given(
+    st.decimals(min_value="0.001", max_value=10**12, places=3),
+    st.sampled_from("kM "),
+    st.integers(1, 86400),
+    st.sampled_from(["ms", "s"]),
+)
+def test_a_rate_shown_can_be_read(amount, scale, count, unit):
+    rate = units.rate(f"{amount}{scale.strip()}/{count}{unit}")
+    again = units.rate(units.show_rate(rate))
+    assert (again.amount, again.period_s) == pytest.approx((rate.amount, rate.period_s))
+
+
+@pytest.mark.parametrize(("value", "number"), [(2, 2.0), (0.5, 0.5), ("0.01", 0.01), (1000, 1000.0)])
+def test_weights_are_numbers_also_from_the_environment(value, number):
+    assert units.weight(value) == number
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.001, 1001, 10**400, "1e2", True, None, float("nan"), float("inf")])
+def test_weights_stay_within_their_bounds(value):
+    with pytest.raises(Mistake):
+        units.weight(value)
+
+
 @given(st.integers(0, 366 * 86400 * 1000))
 def test_a_duration_written_can_be_read(milliseconds):
     assert units.duration(units.show_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
@@ -211,7 +243,7 @@ def test_a_duration_written_can_be_read(milliseconds):
 
 @given(st.one_of(st.text(max_size=20), st.floats(), st.integers(), st.none(), st.booleans(), st.lists(st.integers(), max_size=2)))
 def test_readers_return_a_sane_number_or_refuse(value):
-    for reader, top in ((units.duration, 366 * 86400), (units.share, 1), (units.size, 10**15), (units.decimal, 10**15)):
+    for reader, top in ((units.duration, 366 * 86400), (units.share, 1), (units.size, 10**15), (units.weight, 1000)):
         try:
             number = reader(value)
         except Mistake:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gateway import __version__
 from tests.e2e.process import PATIENCE_S, POLL_S, free_port, rendered, run, running, serving
@@ -201,11 +202,41 @@ async def test_the_log_on_stdout_is_json_lines_only_and_the_rest_is_on_stderr(st
     assert "ready" in gateway.process.err.text
 
 
+async def test_a_new_key_comes_with_its_hash_and_the_line_that_lets_it_in(start: Any, serve: Any, sdk: Any, tmp_path: Path) -> None:
+    status, out, err = await run("key", "new", "--name", "search-team", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240 - an empty directory of this test alone
+    named, hashed, line = out.splitlines()
+    key, digest = named.split()[1], hashed.split()[1]
+    assert re.fullmatch(r"gw-[A-Za-z0-9_-]{43,}", key)
+    assert digest == f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    (client,) = yaml.safe_load(line)
+    assert client == {"name": "search-team", "key": digest}
+    gateway = await serve({**config(await start("primary")), "clients": [client]})
+    await sdk(gateway, api_key=key).chat.completions.create(**ask())
+    assert (await gateway.access(1))[0]["client"] == "search-team"
+
+
+async def test_every_new_key_is_another_one_whatever_its_client_is_called() -> None:
+    answers = [await run("key", "new", *name) for name in ((), ("--name", "2024"), ("--name", "on"))]
+    assert [status for status, _, _ in answers] == [0, 0, 0]
+    assert [yaml.safe_load(out.splitlines()[2])[0]["name"] for _, out, _ in answers] == ["new-client", "2024", "on"]
+    assert len({out.split()[1] for _, out, _ in answers}) == 3
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), [((), "COMMAND"), (("old",), "old"), (("new", "--name", "a b"), "not a name")])
+async def test_a_key_that_nobody_asked_for_properly_is_not_made(arguments: tuple[str, ...], complaint: str) -> None:
+    status, out, err = await run("key", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: gateway key")
+    assert complaint in err
+
+
 async def test_the_command_line_explains_itself() -> None:
     assert (await run("--version"))[:2] == (0, f"gateway {__version__}")
     status, out, _ = await run("--help")
     assert status == 0
-    assert all(command in out for command in ("serve", "init", "check", "demo", "health"))
+    assert all(command in out for command in ("serve", "init", "check", "key", "demo", "health"))
     status, _, err = await run()
     assert status == 2
     assert "usage: gateway" in err
