@@ -6,10 +6,17 @@ Classification is data (law 3): a dialect turns an error answer into an `ErrorFa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from gateway.core.message import Header
+
+if TYPE_CHECKING:
+    # `plan` builds on this module.
+    from gateway.core.limits import Stated
+    from gateway.core.plan import Resource
 
 
 class Fault(StrEnum):
@@ -151,7 +158,19 @@ class Outcome:
 class Verdict:
     """An outcome classified. `fault` is None for a good answer."""
 
-    __slots__ = ("ambiguous", "code", "delay", "fault", "message", "quick", "quota_left", "retry_same", "scope")
+    __slots__ = (
+        "ambiguous",
+        "code",
+        "delay",
+        "fault",
+        "message",
+        "quick",
+        "quota_left",
+        "resource",
+        "retry_same",
+        "scope",
+        "stated",
+    )
 
     def __init__(
         self,
@@ -165,6 +184,8 @@ class Verdict:
         scope: Scope | None = None,
         quick: bool = False,
         quota_left: bool = False,
+        resource: Resource | None = None,
+        stated: Sequence[Stated] = (),
     ) -> None:
         self.fault = fault
         self.code = code
@@ -182,6 +203,10 @@ class Verdict:
         """Often gone at the next try: one quick try at a target that is otherwise well may spare the way elsewhere."""
         self.quota_left = quota_left
         """A rate limit whose own headers say that quota remains, and that names no delay."""
+        self.resource = resource
+        """What a rate limit has run out of, if it says so."""
+        self.stated = stated
+        """What a rate limit's text says about limits, and the headers that it quotes; not the answer's own headers."""
 
     def __repr__(self) -> str:
         return f"<Verdict {self.fault or 'ok'} {self.code}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from json.decoder import scanstring  # type: ignore[attr-defined]  # CPython's own C scanner; typeshed leaves it out
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.leap import Unseen, outline
+from gateway.dialects.media import Media, media_of
 
 Span = tuple[int, int]
 
@@ -49,9 +50,14 @@ _DOUBTFUL = frozenset(
     key.encode() for key in (*_PINS, "item_reference", "previous_response_id", "conversation", "background", "store")
 )
 """Strings in a large body that make parsing it worth while."""
-_LARGE_BYTES = 64 * 1024
+LARGE_BYTES = 64 * 1024
+"""A longer body is not parsed where that can be avoided, and not searched for what is no text."""
 _STRING_VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SOUGHT = frozenset({b"model", b"stream"})
+_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+"""Keys that bound an answer's length; the first that is there counts."""
+_NOTED = frozenset(key.encode() for key in (*_BOUNDS, "n", "best_of"))
+_INTEGER = re.compile(rb"[0-9]{1,18}(?=[ \t\r\n,}])")
 _REFERENCES = (b"file_id", b"vector_store_ids", b"encrypted_content", b"item_reference", b"\\u00")
 """One of these stands in whatever refers to an account's object. The last begins an escaped letter of one of the others."""
 _MANY = 1000
@@ -63,7 +69,7 @@ _CONTAINERS = (dict, list)
 class BodyFacts:
     """What a request's body says."""
 
-    __slots__ = ("error", "model", "model_span", "pins", "stream", "valid")
+    __slots__ = ("error", "max_output", "media", "model", "model_span", "pins", "stream", "valid")
 
     def __init__(
         self,
@@ -74,6 +80,8 @@ class BodyFacts:
         error: str = "",
         model_span: Span | None = None,
         pins: bool = False,
+        max_output: int | None = None,
+        media: Media | None = None,
     ) -> None:
         self.model = model
         """None where the body names none."""
@@ -86,6 +94,10 @@ class BodyFacts:
         """Where the model's value stands: a JSON string with its quotes, or a form field's raw value."""
         self.pins = pins
         """The body refers to objects of one account, or creates one: no other account can serve it or its successors."""
+        self.max_output = max_output
+        """Tokens that all answers together may have at most; None where the body sets no bound."""
+        self.media = media
+        """What in a body of at most `LARGE_BYTES` is no text, else None: `prompt.measure` looks for it in a longer one."""
 
 
 def read_json(body: bytes) -> BodyFacts:
@@ -94,7 +106,7 @@ def read_json(body: bytes) -> BodyFacts:
     Not `valid`: anything but an object whose `model`, if it has one, is a string. Valid with an `error`: two keys at the top level
     that readers could take for the same. Of a large body, what does not matter to these answers may go unread.
     """
-    if len(body) > _LARGE_BYTES:
+    if len(body) > LARGE_BYTES:
         facts = _read_in_leaps(body)
         if facts is not None:
             return facts
@@ -125,17 +137,23 @@ def read_json(body: bytes) -> BodyFacts:
         # The only spelling of the key in the body must be the one that was parsed.
         value = _MODEL_VALUE.match(body, last)
         span = value.span(1) if value else None
-    return BodyFacts(
+    rich: list[Any] = []
+    facts = BodyFacts(
         model=model,
         stream=document.get("stream") is True,
         model_span=span,
-        pins=_pins(document, body),
+        pins=_pins(document, body, rich),
     )
+    if "max_completion_tokens" in document or "max_output_tokens" in document or "max_tokens" in document:
+        facts.max_output = _max_output(document)
+    if (rich or facts.pins or "input" in document) and len(body) <= LARGE_BYTES:
+        facts.media = media_of(document)
+    return facts
 
 
 def _read_in_leaps(body: bytes) -> BodyFacts | None:
     """Read a large body that is plain enough not to be parsed; a provider would refuse one that is no JSON between its keys."""
-    found = outline(body, _SOUGHT, _DOUBTFUL)
+    found = outline(body, _SOUGHT, _DOUBTFUL, noted=_NOTED)
     if found is None or any(_may_refer(body, unseen) for unseen in found.unseen):
         return None
     model: str | None = None
@@ -158,11 +176,31 @@ def _read_in_leaps(body: bytes) -> BodyFacts | None:
             if key not in _SOUGHT or key in seen:
                 return None
             seen.add(key)
+    numbers = _numbers(body, found.noted) if found.noted else {}
     facts = BodyFacts(model=model, stream=stream, model_span=span)
-    return facts if found.rest is None else _with_rest(facts, seen, body, found.rest)
+    if found.rest is None:
+        facts.max_output = _max_output(numbers) if numbers else None
+        return facts
+    return _with_rest(facts, seen, body, found.rest, numbers)
 
 
-def _with_rest(facts: BodyFacts, seen: set[bytes], body: bytes, at: int) -> BodyFacts | None:
+def _numbers(body: bytes, noted: list[tuple[bytes, int]]) -> dict[str, int]:
+    """Return what these keys count; the last of several, as a parser would."""
+    return {key.decode(): int(value[0]) for key, at in noted if (value := _INTEGER.match(body, at))}
+
+
+def _max_output(counts: Mapping[str, Any]) -> int | None:
+    """Return how many tokens all answers together may have; what is no count at all counts for nothing."""
+    for key in _BOUNDS:
+        most = counts.get(key)
+        if type(most) is int and most >= 0:
+            # A bool is no number here, though Python takes it for one. Of `best_of` answers `n` are returned.
+            times = [count for count in (counts.get("n"), counts.get("best_of")) if type(count) is int]
+            return most * max(1, *times) if times else most
+    return None
+
+
+def _with_rest(facts: BodyFacts, seen: set[bytes], body: bytes, at: int, numbers: dict[str, int]) -> BodyFacts | None:
     """Add what the end of the body says, from a key on; None where it is no JSON object, or says something again."""
     ending = body[at:]
     rest = read_json(b"{" + ending)
@@ -174,6 +212,10 @@ def _with_rest(facts: BodyFacts, seen: set[bytes], body: bytes, at: int) -> Body
         facts.model = rest.model
         facts.model_span = rest.model_span[0] + at - 1, rest.model_span[1] + at - 1
     facts.stream = facts.stream or rest.stream
+    facts.max_output = rest.max_output
+    if numbers:
+        # The bound may stand on one side, and how many answers it is for on the other.
+        facts.max_output = _max_output({**numbers, **(_load_leniently(b"{" + ending) or {})})
     return facts
 
 
@@ -292,13 +334,17 @@ def _load_leniently(body: bytes) -> Any:
         return None
 
 
-def _pins(document: dict[str, Any], body: bytes) -> bool:
+def _pins(document: dict[str, Any], body: bytes, rich: list[Any] | None = None) -> bool:
+    """Whether a body is bound to one account; until it is known to be, messages with parts are added to `rich`."""
     messages = document.get("messages")
     if isinstance(messages, list) and (len(messages) < _MANY or _mentions(body, 0, len(body))):
         for message in messages:
             # Only the parts of a message can refer to anything, and most messages are plain text.
-            if isinstance(message, dict) and isinstance(content := message.get("content"), list) and _refers(content, _DEPTH):
-                return True
+            if isinstance(message, dict) and isinstance(content := message.get("content"), list):
+                if rich is not None:
+                    rich.append(message)
+                if _refers(content, _DEPTH):
+                    return True
     if _PINNING.isdisjoint(document):
         return False
     if document.get("previous_response_id") or document.get("conversation") or document.get("background") is True:

@@ -22,6 +22,7 @@ _GO_DURATION = re.compile(r"(?:(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:ns|us|µ
 _GO_TERM = re.compile(r"([\d.]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _GO_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+_LONGEST = 64
 _EPOCH_S = 1e9
 """From here on a number is a moment (2001), not a duration (31 years)."""
 _EPOCH_MS = 1e12
@@ -41,18 +42,42 @@ def parse_delay(value: str, *, now_unix: float) -> float | None:
 
     A bare number is seconds, or from 1e9 on a moment in epoch seconds, from 1e12 on in epoch milliseconds.
     """
+    seconds = parse_duration(value)
+    if seconds is not None:
+        return seconds
+    moment = parse_moment(value)
+    return None if moment is None else clamped(moment - now_unix)
+
+
+def parse_duration(value: str) -> float | None:
+    """Return the seconds of a duration, clamped to [0, 86400]: a bare number below 1e9, a Go duration; None for anything else."""
     text = value.strip()
-    if not text or len(text) > 64:
+    if not text or len(text) > _LONGEST:
         return None
     if _NUMBER.fullmatch(text):
         number = float(text)
-        if number >= _EPOCH_MS:
-            return _clamp(number / 1000 - now_unix)
-        return _clamp(number - now_unix if number >= _EPOCH_S else number)
-    if _GO_DURATION.fullmatch(text):
-        return _clamp(_go_seconds(text))
-    moment = _moment(text)
-    return None if moment is None else _clamp(moment - now_unix)
+        return clamped(number) if number < _EPOCH_S else None
+    return clamped(_go_seconds(text)) if _GO_DURATION.fullmatch(text) else None
+
+
+def parse_moment(value: str) -> float | None:
+    """Return a moment in seconds since the epoch: a bare number from 1e9 on, a date; None for anything else."""
+    text = value.strip()
+    if not text or len(text) > _LONGEST:
+        return None
+    if not _NUMBER.fullmatch(text):
+        return _date(text)
+    number = float(text)
+    if number < _EPOCH_S:
+        return None
+    return number / 1000 if number >= _EPOCH_MS else number
+
+
+def parse_amount(value: str) -> float | None:
+    """Return a plain decimal number that is not negative; None for anything else, `-1` among it."""
+    text = value.strip()
+    count = float(text) if _NUMBER.fullmatch(text) else -1.0
+    return count if count >= 0 else None
 
 
 def delay_of(headers: Iterable[Header], body_message: str, now_unix: float, *, retry_info: str = "") -> float | None:
@@ -70,7 +95,7 @@ def delay_of(headers: Iterable[Header], body_message: str, now_unix: float, *, r
         if stated is None:
             continue
         in_ms = name is not _RETRY_AFTER and _NUMBER.fullmatch(stated.strip()) is not None
-        delay = _clamp(float(stated) / 1000) if in_ms else parse_delay(stated, now_unix=now_unix)
+        delay = clamped(float(stated) / 1000) if in_ms else parse_delay(stated, now_unix=now_unix)
         if delay is not None:
             return delay
     delay = parse_delay(retry_info, now_unix=now_unix)
@@ -85,7 +110,8 @@ def next_window(headers: Iterable[Header], now_unix: float) -> float | None:
     """
     fields = list(headers)
     moment = (first(fields, b"x-ratelimit-reset") or b"").decode("latin-1").strip()
-    if _left(first(fields, b"x-ratelimit-remaining") or b"") != 0.0 or not _NUMBER.fullmatch(moment) or float(moment) < _EPOCH_S:
+    remaining = parse_amount((first(fields, b"x-ratelimit-remaining") or b"").decode("latin-1"))
+    if remaining != 0.0 or not _NUMBER.fullmatch(moment) or float(moment) < _EPOCH_S:
         return None
     return parse_delay(moment, now_unix=now_unix)
 
@@ -97,18 +123,12 @@ def quota_left(headers: Iterable[Header]) -> bool:
     sends, and what is no number tell nothing.
     """
     counts = [
-        _left(value)
+        parse_amount(value.decode("latin-1"))
         for name, _, value in headers
         if name.startswith(b"x-ratelimit-remaining") or (name.startswith(b"anthropic-ratelimit-") and name.endswith(b"-remaining"))
     ]
     known = [count for count in counts if count is not None]
     return bool(known) and min(known) > 0
-
-
-def _left(value: bytes) -> float | None:
-    text = value.decode("latin-1").strip()
-    count = float(text) if _NUMBER.fullmatch(text) else -1.0
-    return count if count >= 0 else None
 
 
 _RETRY_AFTER = b"retry-after"
@@ -118,14 +138,14 @@ _HEADERS = (b"retry-after-ms", b"x-ms-retry-after-ms", _RETRY_AFTER)
 def _hinted(message: str) -> float | None:
     go = _GO_HINT.search(message)
     if go and _GO_DURATION.fullmatch(go[1]):
-        return _clamp(_go_seconds(go[1]))
+        return clamped(_go_seconds(go[1]))
     hint = _HINT.search(message)
     if hint is None:
         return None
     unit = hint[2].lower()
     if unit.startswith(("ms", "millis")):
-        return _clamp(float(hint[1]) / 1000)
-    return _clamp(float(hint[1]) * _HINT_UNITS[unit[0]])
+        return clamped(float(hint[1]) / 1000)
+    return clamped(float(hint[1]) * _HINT_UNITS[unit[0]])
 
 
 def _go_seconds(text: str) -> float:
@@ -135,7 +155,7 @@ def _go_seconds(text: str) -> float:
     return total
 
 
-def _moment(text: str) -> float | None:
+def _date(text: str) -> float | None:
     try:
         # RFC 3339 section 5.6 allows a small `z`, Python does not.
         moment = datetime.fromisoformat(text.upper()) if text[:4].isdecimal() else parsedate_to_datetime(text)
@@ -145,7 +165,8 @@ def _moment(text: str) -> float | None:
         return None
 
 
-def _clamp(seconds: float) -> float | None:
+def clamped(seconds: float) -> float | None:
+    """Return a delay of at most a day; None for one that is negative, or no number."""
     if not seconds >= 0:
         return None
     return min(seconds, MAX_DELAY_S)

@@ -13,12 +13,14 @@ from dataclasses import replace
 
 import orjson
 
+from gateway.core.limits import Stated
 from gateway.core.matcher import ErrorFacts, Rule, match
-from gateway.core.message import first
+from gateway.core.message import ResponseHead, first
 from gateway.core.verdicts import OK, Fault, IOFault, Outcome, Verdict
 from gateway.dialects.delays import delay_of, next_window, quota_left
 from gateway.dialects.error_body import ErrorBody, is_page, read_error
 from gateway.dialects.faults_openai import DEFAULT_IN_BAND_STATUS, IN_BAND_STATUS
+from gateway.dialects.limits import limits_in_text, read_limits, refused_resource
 
 _NEVER_SENT = frozenset({IOFault.DNS, IOFault.CONNECT, IOFault.CONNECT_TIMEOUT, IOFault.TLS, IOFault.POOL_TIMEOUT})
 
@@ -85,6 +87,7 @@ def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: f
     rule = match(facts, rules)
     if errors and status >= 400:
         rule = _overruled(rule, facts, errors)
+    limited = rule.fault is Fault.RATE_LIMITED
     return Verdict(
         rule.fault,
         code=rule.code or _KEY_LIKE.sub("[key]", error.code),
@@ -94,10 +97,9 @@ def judge(outcome: Outcome, rules: Sequence[Rule], *, own_key: bool, now_unix: f
         ambiguous=rule.ambiguous,
         scope=rule.scope,
         quick=rule.quick,
-        quota_left=rule.fault is Fault.RATE_LIMITED
-        and rule.waits
-        and delay is None
-        and quota_left([*outcome.headers, *error.headers]),
+        quota_left=limited and rule.waits and delay is None and quota_left([*outcome.headers, *error.headers]),
+        resource=refused_resource(error.message, error.names) if limited else None,
+        stated=_stated_limits(error, now_unix) if limited else (),
     )
 
 
@@ -127,6 +129,12 @@ def _stated_delay(outcome: Outcome, error: ErrorBody, status: int, now_unix: flo
     if delay is None and status == 429:
         delay = next_window([*outcome.headers, *error.headers], now_unix)
     return delay
+
+
+def _stated_limits(error: ErrorBody, now_unix: float) -> Sequence[Stated]:
+    in_text = limits_in_text(error.message)
+    quoted = read_limits(ResponseHead(0, error.headers), now_unix=now_unix) if error.headers else ()
+    return quoted if in_text is None else (in_text, *quoted)
 
 
 def _judge_io(outcome: Outcome, io: IOFault) -> Verdict:

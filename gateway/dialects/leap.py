@@ -92,25 +92,36 @@ class Outline(NamedTuple):
     rest: int | None
     """Where a key begins that was not looked at, and whether it stands at the top level. It does in a body that is JSON, if a brace
     with all that follows here is JSON: then just one brace is closed behind it."""
+    noted: list[tuple[bytes, int]]
+    """Of the noted keys those that were seen, and where their values begin. Behind an unseen stretch one of another object may be
+    among them: good enough for an estimate, and for nothing else."""
 
 
-def outline(body: bytes, sought: frozenset[bytes], doubtful: frozenset[bytes]) -> Outline | None:
+def outline(
+    body: bytes,
+    sought: frozenset[bytes],
+    doubtful: frozenset[bytes],
+    noted: frozenset[bytes] = frozenset(),
+) -> Outline | None:
     """Return the keys of a JSON object; None where only parsing can tell.
 
     `sought`: the keys of interest, in lower case; spelt in any case, none is missing. `doubtful`: strings that are to be looked at
-    by parsing, as keys of the top level, and wherever else every string is seen.
+    by parsing, as keys of the top level, and wherever else every string is seen. `noted`: keys that are reported where they are
+    come by, and for which nothing else is done.
     """
     opening = _OPENING.match(body)
-    return None if opening is None else _Walk(body, sought, doubtful).run(opening.end())
+    return None if opening is None else _Walk(body, sought, doubtful, noted).run(opening.end())
 
 
 class _Walk:
-    __slots__ = ("body", "doubtful", "leaps", "rest", "sought", "unseen")
+    __slots__ = ("body", "doubtful", "found", "leaps", "noted", "rest", "sought", "unseen")
 
-    def __init__(self, body: bytes, sought: frozenset[bytes], doubtful: frozenset[bytes]) -> None:
+    def __init__(self, body: bytes, sought: frozenset[bytes], doubtful: frozenset[bytes], noted: frozenset[bytes]) -> None:
         self.body = body
         self.sought = sought
         self.doubtful = doubtful
+        self.noted = noted
+        self.found: list[tuple[bytes, int]] = []
         self.leaps = 0
         self.unseen: list[Unseen] = []
         self.rest: int | None = None
@@ -123,6 +134,8 @@ class _Walk:
             if key in self.doubtful:
                 return None
             keys.append((key, at))
+            if key in self.noted:
+                self.found.append((key, at))
             if body[at : at + 1] in (b"[", b"{"):
                 end, closed = self._leap(at)
                 if not closed:
@@ -133,7 +146,7 @@ class _Walk:
                 return None
             comma = None if self.rest else _COMMA.match(body, end)
             if comma is None:
-                return Outline(keys, self.unseen, self.rest) if self.rest or _LAST.match(body, end) else None
+                return Outline(keys, self.unseen, self.rest, self.found) if self.rest or _LAST.match(body, end) else None
             at = comma.end()
         return None
 
@@ -238,6 +251,8 @@ class _Walk:
             if found[1] in self.doubtful:
                 break
             at = found.end()
+            if found[1] in self.noted:
+                self.found.append((found[1], at))
             if body.startswith((b"[", b"{"), at):
                 return _Chain.OBJECT if body.startswith(b"{", at) else _Chain.LIST
             at = self._scalar(at)

@@ -700,3 +700,61 @@ def test_a_key_of_the_same_name_in_a_nested_object_is_told_apart():
         facts = read_json(body)
         assert (facts.model, facts.stream, facts.error) == ("a", True, "")
         assert body[slice(*facts.model_span)] == b'"a"'
+
+
+@pytest.mark.parametrize(
+    ("document", "most"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 5}, 5),
+        ({"max_tokens": 7, "max_output_tokens": 6}, 6),
+        ({"max_tokens": 7, "max_completion_tokens": None}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": -1}, 7),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": 7, "n": 3}, 21),
+        ({"max_tokens": 7, "n": 2, "best_of": 5}, 35),
+        ({"max_tokens": 7, "best_of": 5}, 35),
+        ({"max_tokens": 7, "n": 0}, 7),
+        ({"max_tokens": 7, "n": -3}, 7),
+        ({"max_tokens": 7, "n": True, "best_of": "3"}, 7),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": "7"}, None),
+        ({"max_tokens": 7.5}, None),
+        ({"max_tokens": [7]}, None),
+        ({"n": 5}, None),
+    ],
+)
+def test_the_bound_of_an_answer_is_read_in_bodies_of_any_size(document, most):
+    assert read_json(json.dumps({"model": "m", **document}).encode()).max_output == most
+    text = {"messages": [{"role": "user", "content": "x" * 100_000}]}
+    rich = {"messages": rich_messages()}
+    odd = {"n": document.pop("n")} if "n" in document else {}
+    for shape in (
+        {"model": "m", **document, **odd, **text},
+        {"model": "m", **text, **document, **odd},
+        {"model": "m", **document, **rich, **odd},
+        {"model": "m", **rich, **document, **odd},
+        {**odd, **rich, **document, "model": "m"},
+        {**rich, **document, **odd, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"n": {}}}}]},
+    ):
+        body = json.dumps(shape).encode()
+        assert len(body) > body_module.LARGE_BYTES
+        assert read_json(body).max_output == most
+        facts = body_module._read_in_leaps(body)
+        assert facts is None or facts.max_output == most
+    assert body_module._read_in_leaps(json.dumps({"model": "m", **rich, **document}).encode()) is not None
+
+
+def test_what_is_no_text_is_known_of_a_small_body_only():
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    small = {"model": "m", "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": parts}]}
+    media = read_json(json.dumps(small).encode()).media
+    assert (media.tokens, media.bytes) == (765, 25)
+    assert "765" in repr(media)
+    pinned = [{"type": "file", "file": {"file_id": "file-1"}}, *parts]
+    facts = read_json(json.dumps({"messages": [{"content": pinned}, {"content": parts}]}).encode())
+    assert facts.pins
+    assert facts.media.tokens == 5000 + 2 * 765
+    assert read_json(json.dumps({**small, "messages": [{"content": [{"type": "text", "text": "x"}]}]}).encode()).media is None
+    assert read_json(json.dumps({**small, "user": "x" * 70_000}).encode()).media is None
