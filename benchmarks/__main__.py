@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: `python -m benchmarks` compares, `profile` explains, `tail` shows what hedging gains.
+"""The command line of the benchmarks: `python -m benchmarks` compares, `profile` explains, `tail` and `quota` show what is gained.
 
 Apart from all because an argument parser is no part of a measurement.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.contenders import MAKERS
 from benchmarks.flame import LOADS, profile
+from benchmarks.quota import quota, seconds_of
 from benchmarks.run import compare
 from benchmarks.tail import tail
 
@@ -41,6 +42,9 @@ def main() -> int:
     hedging.add_argument("--rate", type=float, default=60.0, metavar="PER_S", help="requests per second and gateway")
     hedging.add_argument("--seconds", type=float, default=90.0)
     hedging.set_defaults(run=tail)
+    pacing = commands.add_parser("quota", help="gateways before providers with a limit, at three times what these let through")
+    pacing.add_argument("--seconds", type=seconds_of, default=60.0)
+    pacing.set_defaults(run=quota)
     arguments = parser.parse_args()
     return int(arguments.run(arguments))
 

@@ -80,6 +80,11 @@ class Connection(asyncio.Protocol):
         """Whether an answer has begun and not yet ended."""
         return self._left != _IDLE and self.reads > 0
 
+    @property
+    def status(self) -> str:
+        """The status of the last answer; empty where there was none."""
+        return self._status.decode("latin-1")
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 

@@ -307,6 +307,124 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Rate limits",
+        (
+            Panel(
+                "429s: from providers and to clients",
+                "Answers of status 429: what providers gave us, which pacing is there to prevent, and what clients were given.",
+                "reqps",
+                (
+                    Ask(rate("gateway_upstream_responses_total", f'code="429",{BY_PROVIDER}', "provider"), "from {{provider}}"),
+                    Ask(rate("gateway_error_responses_total", f'code="429",{BY_ROUTE}'), "to clients"),
+                ),
+            ),
+            Panel(
+                "Queue depth by priority",
+                "Requests that wait for room at a provider's limits.",
+                "short",
+                (Ask(f"sum by (priority) (gateway_queue_depth{{{BY_PROVIDER}}})", "{{priority}}"),),
+                stacked=True,
+            ),
+            Panel(
+                "Queue wait by priority",
+                "How long requests waited for a provider's limits, of those that had to; half waited no longer, and 99 % did not.",
+                "s",
+                (
+                    Ask(quantile(0.5, "gateway_queue_wait_seconds", BY_PROVIDER, "priority"), "{{priority}} p50"),
+                    Ask(quantile(0.99, "gateway_queue_wait_seconds", BY_PROVIDER, "priority"), "{{priority}} p99"),
+                ),
+            ),
+            Panel(
+                "Limits by source: what is left",
+                "Room left at the tightest limit of each kind, of the most that it can hold: configured, stated by the provider in "
+                "headers, or learned from refusals.",
+                "percentunit",
+                (
+                    Ask(
+                        f"min by (provider, resource, source) "
+                        f"(gateway_quota_remaining{{{BY_PROVIDER}}} / gateway_quota_burst{{{BY_PROVIDER}}})",
+                        "{{provider}}: {{resource}}, {{source}}",
+                    ),
+                ),
+                maximum=1,
+            ),
+            Panel(
+                "Limits by source: what is allowed",
+                "Of each kind of limit the sum over models: per second, or at the same time for the resource concurrent.",
+                "short",
+                (
+                    Ask(
+                        f"sum by (provider, resource, source) (gateway_quota_limit{{{BY_PROVIDER}}})",
+                        "{{provider}}: {{resource}}, {{source}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Seconds waited for limits, per second",
+                "How many requests wait at a time, on average: what a larger quota would save.",
+                "short",
+                (Ask(rate("gateway_throttle_seconds_total", BY_PROVIDER, "provider"), "{{provider}}"),),
+                stacked=True,
+            ),
+            Panel(
+                "Spills",
+                "Requests that went to another target because this provider had no room in time.",
+                "reqps",
+                (Ask(rate("gateway_spills_total", BOTH, "route, provider"), "{{route}}: from {{provider}}"),),
+                stacked=True,
+            ),
+            Panel(
+                "Sheds by reason",
+                "Requests that a queue sent away: it was full, or had stood too long. Other targets may have served them.",
+                "reqps",
+                (Ask(rate("gateway_sheds_total", BY_PROVIDER, "priority, reason"), "{{priority}}: {{reason}}"),),
+                stacked=True,
+            ),
+            Panel(
+                "Client-side throttle",
+                "Share of requests that are still sent to targets which refuse most of them; 1 is a calm day.",
+                "percentunit",
+                (Ask(f"min by (provider, model) (gateway_throttle_share{{{BY_PROVIDER}}})", "{{provider}} {{model}}"),),
+                maximum=1,
+            ),
+            Panel(
+                "Token estimates by reported tokens",
+                "How good the guesses about prompts are that limits on tokens are kept by: 1 is exact, 2 twice too much.",
+                "short",
+                tuple(
+                    Ask(
+                        quantile(share, "gateway_token_estimate_ratio", BY_PROVIDER, "provider"),
+                        f"{{{{provider}}}} p{share * 100:g}",
+                    )
+                    for share in (0.1, 0.5, 0.9)
+                ),
+            ),
+            Panel(
+                "Error answers by code",
+                "Answers of status 400 or more that clients were given, providers' own and the gateway's.",
+                "reqps",
+                (Ask(rate("gateway_error_responses_total", BY_ROUTE, "code"), "{{code}}"),),
+                stacked=True,
+            ),
+            Panel(
+                "Clients turned away",
+                "Callers with an unknown key, clients at their own limits, and models that a client may not use.",
+                "reqps",
+                (
+                    Ask(
+                        rate(
+                            "gateway_requests_total",
+                            f'reason=~"unknown_client|client_limit|model_not_allowed",{BY_ROUTE}',
+                            "client, reason",
+                        ),
+                        "{{client}} {{reason}}",
+                    ),
+                ),
+                stacked=True,
+            ),
+        ),
+    ),
+    (
         "Races and deliveries",
         (
             Panel(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.core.attempt import Attempt
+from gateway.core.turns import Turn
 from gateway.errors import Reason
 
 
@@ -33,6 +34,15 @@ class Send:
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
+
+
+class Queue:
+    """Join this turn to the queue of its gate; `room` is told when it is called, `sent_away` when it has to go."""
+
+    __slots__ = ("turn",)
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
 
 
 class Cancel:
@@ -112,7 +122,7 @@ class Finish:
     __slots__ = ()
 
 
-Action = Send | Cancel | Open | OpenEarly | Comfort | Commit | Relay | Refuse | Break | Finish
+Action = Send | Queue | Cancel | Open | OpenEarly | Comfort | Commit | Relay | Refuse | Break | Finish
 Actions = Sequence[Action]
 NOTHING: Actions = ()
 FINISH: Actions = (Finish(),)

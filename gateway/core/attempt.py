@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.core.breaker import Breaker, Permit
 from gateway.core.credentials import CredentialState
+from gateway.core.gate import Gate
 from gateway.core.hedge import HedgeBudget
-from gateway.core.plan import Family, Policy, Prefill, Target
+from gateway.core.plan import Balance, Family, Policy, Prefill, Priority, Target
+from gateway.core.quota import Reservation
 from gateway.core.record import AttemptRecord, Kind
 from gateway.core.registry import ProviderState, TargetState
+from gateway.core.tokens import Prompt
 from gateway.core.verdicts import Scope
 
 NEVER = float("inf")
+
+_STANDARD, _ORDERED = Priority.STANDARD, Balance.ORDERED
 
 
 class Place:
     """A target resolved for one request's model and family, with its live state. Shared by all exchanges that may go there."""
 
-    __slots__ = ("model", "model_label", "provider", "state", "target")
+    __slots__ = ("gate", "model", "model_label", "provider", "state", "target")
 
-    def __init__(self, target: Target, model: str, model_label: str, provider: ProviderState, state: TargetState) -> None:
+    def __init__(
+        self, target: Target, model: str, model_label: str, provider: ProviderState, state: TargetState, gate: Gate
+    ) -> None:
         self.target = target
         self.model = model
         """The model's name at the provider; empty where the request names none."""
         self.model_label = model_label
         self.provider = provider
         self.state = state
+        self.gate = gate
+        """Of our own keys; clients that bring theirs have gates of their own."""
 
     def share(self, now: float) -> float:
-        """Return the share of requests that may go here: the target's and its provider's, whichever is less."""
-        return min(self.state.breaker.share(now), self.provider.breaker.share(now))
+        """Return the share of requests that may go here: the target's, its provider's or its throttle's, whichever is least."""
+        share = min(self.state.breaker.share(now), self.provider.breaker.share(now))
+        throttle = self.gate.throttle
+        return min(share, throttle.share(now)) if throttle.watching else share
 
     def failing(self, now: float) -> float:
         """Return the share of failures lately, the worse of target and provider."""
@@ -53,8 +64,8 @@ class Place:
 class Attempt(AttemptRecord):
     """One upstream request, with what the machine must remember of it."""
 
-    __slots__ = ("_permits", "answered", "catching_up", "credential", "key", "limit_s", "place", "prefill", "proving", "streaming",
-                 "uploading")  # fmt: skip
+    __slots__ = ("_permits", "answered", "catching_up", "credential", "gate", "key", "limit_s", "place", "prefill", "proving",
+                 "reservation", "streaming", "uploading")  # fmt: skip
 
     def __init__(
         self,
@@ -63,10 +74,14 @@ class Attempt(AttemptRecord):
         place: Place,
         credential: str | None,
         permits: tuple[Permit, Permit],
+        gate: Gate,
+        reservation: Reservation,
         now: float,
     ) -> None:
         super().__init__(number, kind, place.provider.name, place.model, place.model_label, now)
         self.place = place
+        self.gate = gate
+        self.reservation = reservation
         self.credential = credential
         """Id of our own key to send; None: the client's own, or none."""
         self._permits = permits
@@ -118,8 +133,8 @@ class Attempt(AttemptRecord):
 class Ask:
     """What the machine must know about a client's request; set by admission, constant from then on."""
 
-    __slots__ = ("already_retried", "candidates", "client", "deadline_at", "family", "foreign_key", "hedges", "policy", "route",
-                 "safe", "size", "stream")  # fmt: skip
+    __slots__ = ("already_retried", "balance", "booking", "candidates", "client", "deadline_at", "family", "foreign_key", "hedges",
+                 "may_be_back", "measure", "policy", "priority", "route", "safe", "size", "stream", "weight")  # fmt: skip
 
     def __init__(
         self,
@@ -136,6 +151,12 @@ class Ask:
         client: str = "",
         size: int = 0,
         hedges: HedgeBudget | None = None,
+        priority: Priority = _STANDARD,
+        weight: float = 1.0,
+        may_be_back: bool = True,
+        balance: Balance = _ORDERED,
+        measure: Callable[[], Prompt] | None = None,
+        booking: Reservation | None = None,
     ) -> None:
         self.route = route
         self.policy = policy
@@ -157,3 +178,14 @@ class Ask:
         """What the route may spend on hedges; None where this request must not be hedged."""
         self.client = client
         """Who asks, as far as can be told: a name, a key's hash, or an address. Clients that differ in this are unrelated."""
+        self.priority = priority
+        self.weight = weight
+        """The client's share of a busy target."""
+        self.may_be_back = may_be_back
+        """It may be a request that was told when to come back; False for one whose SDK says that it is new."""
+        self.balance = balance
+        """How the candidates are to be ordered before the first attempt."""
+        self.measure = measure
+        """Measures the request for an estimate of its tokens; None where it has none."""
+        self.booking = booking
+        """What it has taken of the client's own limits, where there are any."""

@@ -14,6 +14,8 @@ point, which is why they are one machine and not a tower of middlewares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.core.actions import (
     COMFORT,
     FINISH,
@@ -26,16 +28,21 @@ from gateway.core.actions import (
     Commit,
     Open,
     OpenEarly,
+    Queue,
     Refuse,
     Send,
 )
-from gateway.core.attempt import NEVER, Ask, Attempt
+from gateway.core.attempt import NEVER, Ask, Attempt, Place
+from gateway.core.balance import order
 from gateway.core.farewell import Farewell
 from gateway.core.hedge import hedge_delay
 from gateway.core.lessons import Lessons, fault_of
-from gateway.core.placement import Chance, Go, Placement, Stuck, Wait
-from gateway.core.plan import Learned, Prefill
+from gateway.core.limits import Stated
+from gateway.core.placement import Chance, Go, Placement, Queued, Stuck, Wait
+from gateway.core.plan import Balance, Learned, Prefill
+from gateway.core.quota import FREE, Cost, Reservation
 from gateway.core.record import Ending, ExchangeRecord, Kind
+from gateway.core.turns import Turn
 from gateway.core.verdicts import OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
 
@@ -44,7 +51,17 @@ PROBE_LIMIT_S = 10.0
 PROBE_ANSWER_S = 60.0
 """And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
 
-_FIRST, _HEDGE, _OK, _NONE = Kind.FIRST, Kind.HEDGE, Ending.OK, Reason.NONE
+LOOK_S = 0.5
+"""Who waits in a queue looks this often whether another target has come free."""
+
+_FIRST, _HEDGE, _OK, _NONE, _ORDERED, _FASTEST = (
+    Kind.FIRST,
+    Kind.HEDGE,
+    Ending.OK,
+    Reason.NONE,
+    Balance.ORDERED,
+    Balance.FASTEST,
+)
 """Python 3.11 is slow to find an enumeration's members."""
 
 
@@ -65,8 +82,10 @@ class Exchange:
         "_held_until",
         "_lessons",
         "_live",
+        "_look_at",
         "_placement",
         "_streams",
+        "_turn",
         "done",
         "ended_attempts",
         "intact",
@@ -93,6 +112,9 @@ class Exchange:
         """Under way, in the order of their sending; more than one only while a hedge runs, and none besides the one committed."""
         self._due: Wait | None = None
         """An attempt decided on and waiting for its time."""
+        self._turn: Turn | None = None
+        """Its place in a queue."""
+        self._look_at = NEVER
         self._committed = False
         self._streams = False
         """What was committed is an event stream."""
@@ -107,6 +129,11 @@ class Exchange:
         """When the client last got a comment."""
 
     @property
+    def queued(self) -> bool:
+        """Whether it stands in a queue."""
+        return self._turn is not None
+
+    @property
     def resumes(self) -> bool:
         """Whether a stream that breaks after its commit is to be continued."""
         return self._ask.policy.stream.resume
@@ -115,6 +142,10 @@ class Exchange:
 
     def start(self, now: float) -> Actions:
         """The request is there: place the first attempt."""
+        if self._ask.balance is not _ORDERED:
+            self._ask.candidates = order(
+                self._ask.balance, self._ask.candidates, now=now, chance=self._chance, stream=self._ask.stream
+            )
         if self._ask.hedges is not None and self._ask.policy.hedge is not None:
             self._ask.hedges.deposit(self._ask.policy.hedge.budget)
         return self._next(now)
@@ -129,6 +160,31 @@ class Exchange:
         attempt.status = status
         attempt.streaming = streaming
 
+    def stated(self, now: float, attempt: Attempt, limits: Sequence[Stated]) -> None:
+        """The head says something about the limits of the account."""
+        attempt.reservation.state(now, limits)
+
+    def room(self, now: float, turn: Turn) -> Actions:
+        """There is room at the gate in front of which this exchange waits, and it is its turn; it has left the queue."""
+        if turn is not self._turn:
+            return NOTHING
+        self._waited(now, turn)
+        go = self._placement.called(turn, now)
+        return self._send(now, go) if go is not None else self._next(now)
+
+    def sent_away(self, now: float, turn: Turn, reason: Reason) -> Actions:
+        """The queue will not have this exchange (any longer): it is full, or sheds what cannot be answered in time.
+
+        Whose time to wait is over is let go as well, and that is what `timer` would have told it.
+        """
+        if turn is not self._turn:
+            return NOTHING
+        self._waited(now, turn)
+        if now < turn.until:
+            self._placement.room.closed(turn, reason)
+            self.record.shed = [*(self.record.shed or ()), (turn.place.provider.name, turn.label, reason)]
+        return self._next(now)
+
     def content(self, now: float, attempt: Attempt) -> Actions:
         """First content of a stream, first byte of an unheld body, or a held body that outgrew its bound.
 
@@ -138,6 +194,9 @@ class Exchange:
             return self._no_stream(now, attempt)
         attempt.content_at = attempt.heard_at = now
         attempt.alive(now)
+        throttle = attempt.gate.throttle
+        if throttle.watching:
+            throttle.accepted(now, sent_at=attempt.started_at)
         if attempt.proving:
             self._lessons.key_served(attempt)
         if self._committed:
@@ -167,6 +226,8 @@ class Exchange:
             losers: Actions = NOTHING
             if not attempt.content_at:
                 attempt.content_at = now
+                if attempt.gate.throttle.watching:
+                    attempt.gate.throttle.accepted(now, sent_at=attempt.started_at)
                 losers = self._won(now, attempt)
             actions = (*losers, *self._commit(now, attempt), *FINISH)
         self._end_attempt(now, attempt, OK)
@@ -248,9 +309,13 @@ class Exchange:
             return self._hedge(now)
         if now >= self._comfort_at():
             return self._comfort(now)
+        turn = self._turn
+        if turn is not None and now < turn.until:
+            return self._look_around(now, turn)
+        self._leave_queue(now)
         due, self._due = self._due, None
-        go = self._placement.ready(due, now) if due is not None else None
-        return self._send(now, go) if go is not None else self._next(now)
+        step = self._placement.ready(due, now) if due is not None else None
+        return self._take(now, step) if step is not None else self._next(now)
 
     # -- the next attempt -----------------------------------------------------------------------------------------------------
 
@@ -261,22 +326,62 @@ class Exchange:
             return self._give_up(now, Stuck(Reason.ATTEMPTS_EXHAUSTED))
         doubted = self._lessons.doubted
         opinion = self._placement.untried(doubted.place, now) if doubted is not None else None
-        step = opinion or self._placement.next(now)
+        return self._take(now, opinion or self._placement.next(now))
+
+    def _take(self, now: float, step: Go | Wait | Queued | Stuck) -> Actions:
         if isinstance(step, Go):
             return self._send(now, step)
         if isinstance(step, Wait):
             self._due = step
             return NOTHING
+        if isinstance(step, Queued):
+            self._turn = step.turn
+            self._look_at = NEVER if step.turn.lenient or len(self._ask.candidates) == 1 else now + LOOK_S
+            return (Queue(step.turn),)
         return self._give_up(now, step)
 
+    def _look_around(self, now: float, turn: Turn) -> Actions:
+        """It waits in a queue: see whether another target has come free meanwhile."""
+        go = self._placement.elsewhere(turn, now)
+        if go is None:
+            self._look_at = now + LOOK_S
+            return NOTHING
+        self._leave_queue(now)
+        return self._send(now, go)
+
+    def _leave_queue(self, now: float) -> None:
+        turn = self._turn
+        if turn is not None:
+            turn.gate.queue.leave(turn)
+            self._waited(now, turn)
+
+    def _waited(self, now: float, turn: Turn) -> None:
+        self._turn, self._look_at = None, NEVER
+        turn.wake = None
+        self._placement.room.waited(turn, now)
+        wait = turn.place.provider.name, turn.label, now - turn.since
+        self.record.waits = [*(self.record.waits or ()), wait]
+
     def _send(self, now: float, go: Go) -> Actions:
-        ask, record, place = self._ask, self.record, go.place
+        ask, record, place, placement = self._ask, self.record, go.place, self._placement
+        if placement.spilled is not None:
+            self._spilled(placement.spilled)
+            placement.spilled = None
         # One that goes against an open breaker earns no repetition: in a total outage they would pay for each other.
         if go.kind is _FIRST and go.admitted and not ask.already_retried:
             place.provider.budget.deposit()
         permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
-        attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, now)
-        attempt.key = self._placement.credential_state(place, go.credential)
+        gate = place.gate if ask.foreign_key is None else placement.room.gate(place)
+        quota = gate.quotas.get(go.credential) or gate.quota(now, go.credential)
+        cost = placement.room.cost_at(gate) if quota.counts_tokens else FREE
+        reservation = quota.reserve(now, cost)
+        attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, gate, reservation, now)
+        attempt.estimate = cost.guess
+        gate.pending += 1
+        if gate.throttle.watching:
+            gate.throttle.sent(now)
+        place.state.pending += 1
+        attempt.key = placement.room.credential_state(place, go.credential)
         if attempt.key is not None and attempt.key.held:
             attempt.proving = attempt.key.take(now, place.model)
         timeouts = ask.policy.timeouts
@@ -354,6 +459,8 @@ class Exchange:
             for attempt in self._live:
                 if attempt.sent_at:
                     attempt.place.state.latency.of(ask.size, stream=ask.stream).add(now, now - attempt.sent_at)
+        if ask.balance is _FASTEST:
+            winner.place.state.pace[ask.stream].add(now, now - winner.sent_at)
         self._hedge_at = NEVER
         if len(self._live) == 1:
             return NOTHING
@@ -369,13 +476,15 @@ class Exchange:
         """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
         if self.done:
             return NEVER
-        wake_at = self._hedge_at
+        wake_at = min(self._hedge_at, self._look_at)
         if self._ask.stream:
             wake_at = min(wake_at, self._comfort_at())
         if not self._committed:
             wake_at = min(wake_at, self._ask.deadline_at, self._held_until)
         if self._due is not None:
             wake_at = min(wake_at, self._due.at)
+        if self._turn is not None:
+            wake_at = min(wake_at, self._turn.until)
         for attempt in self._live:
             if attempt.sent_at:
                 wake_at = min(wake_at, self._overdue_at(attempt))
@@ -446,6 +555,7 @@ class Exchange:
         attempt.ended_at = now
         attempt.code = verdict.code
         self.ended_attempts.append(attempt)
+        self._lessons.settle(now, attempt, verdict)
         fault = verdict.fault
         if fault is None:
             attempt.verdict = "ok"
@@ -457,11 +567,15 @@ class Exchange:
 
     def _give_up(self, now: float, stuck: Stuck) -> Actions:
         """Nothing more can be tried: the client gets the most informative failure, or a refusal if nobody was asked."""
-        last, ending, reason = self._last_words().give_up(stuck)
+        farewell = self._last_words()
+        if not (self._early or farewell.callers):
+            # Else nobody would hear of it.
+            self._placement.promise(now, stuck)
+        last, ending, reason = farewell.give_up(stuck)
         self._over(now, ending, reason)
         if self._early:
             self.record.stream_broken = True
-            return (Break(reason.value, self._last_words().sentence(last)),)
+            return (Break(reason.value, farewell.sentence(last)),)
         if not isinstance(last, Refuse):
             self.record.winner = last.attempt
         return (last,)
@@ -494,14 +608,32 @@ class Exchange:
         self._live.remove(attempt)
         attempt.ended_at = now
         attempt.verdict = "cancelled"
+        self._lessons.let_go(now, attempt)
         self._lessons.stop_proving(attempt)
         attempt.settle(now, scope)
         self.ended_attempts.append(attempt)
         return (Cancel(attempt),)
 
+    def _spilled(self, place: Place) -> None:
+        self.record.spills = [*(self.record.spills or ()), (place.provider.name, place.model_label)]
+
     def _over(self, now: float, ending: Ending, reason: Reason) -> None:
         self.done = True
         self._due = None
+        if self._turn is not None:
+            self._leave_queue(now)
+        if self._ask.booking is not None:
+            self._settle_booking(now, self._ask.booking, ending)
         self.record.ended_at = now
         self.record.ending = ending
         self.record.reason = reason
+
+    def _settle_booking(self, now: float, booking: Reservation, ending: Ending) -> None:
+        """What the client was charged for its own limits becomes what it really took."""
+        used = self.record.usage
+        if ending is _OK:
+            booking.served(now, None if used is None else Cost(*used))
+        elif self._committed or ending is Ending.CLIENT_GONE:
+            booking.kept()
+        else:
+            booking.refused(now)

@@ -39,7 +39,7 @@ RANK: dict[Fault, int] = {
 CALLERS_RANK = 6
 """These are the caller's own: relayed untouched, whatever else was tried."""
 
-BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.BREAKERS_OPEN})
+BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED, Reason.THROTTLED, Reason.BREAKERS_OPEN})
 """What time will change: the client is told when to come back. Not a benched key: when it is tried again is known, but not that it
 will be good then, and no SDK waits for a wallet to be filled."""
 
@@ -51,7 +51,10 @@ UNSERVED: dict[Reason, tuple[int, str]] = {
     Reason.NO_TARGET: (503, "No target of this route can serve this request."),
     Reason.BREAKERS_OPEN: (503, "Every provider that could serve this request is failing."),
     Reason.CREDENTIALS_BENCHED: (503, "Every key of the provider was refused or is out of credit."),
-    Reason.RATE_LIMITED: (429, "The provider's rate limit leaves no room within the time this request may wait."),
+    Reason.RATE_LIMITED: (429, "The rate limit leaves no room within the time this request may wait."),
+    Reason.QUEUE_FULL: (429, "Too many requests already wait for the rate limit."),
+    Reason.SHED: (429, "Requests wait too long for the rate limit; this one was let go for the others."),
+    Reason.THROTTLED: (503, "The provider refuses nearly every request; only a few are sent to it for now."),
 }
 """Status and words where no attempt was made, or none ended in a failure of its own."""
 
@@ -73,6 +76,11 @@ class Farewell:
         if self.attempt is None or RANK[fault_of(verdict)] >= RANK[fault_of(self.verdict)]:
             self.attempt, self.verdict = attempt, verdict
 
+    @property
+    def callers(self) -> bool:
+        """Whether the most informative failure is the caller's own."""
+        return self.attempt is not None and RANK[fault_of(self.verdict)] == CALLERS_RANK
+
     def give_up(self, stuck: Stuck) -> tuple[Relay | Refuse, Ending, Reason]:
         """Return the last word, how the exchange ended, and why."""
         attempt, verdict = self.attempt, self.verdict
@@ -80,7 +88,7 @@ class Farewell:
             return self._refusal(stuck), Ending.FAILED if stuck.reason is Reason.DEADLINE else Ending.REFUSED, stuck.reason
         fault = fault_of(verdict)
         reason, status, advice, ending = stuck.reason, FAULTS[fault].status, UPSTREAMS_OWN, Ending.FAILED
-        if RANK[fault] == CALLERS_RANK:
+        if self.callers:
             reason, ending = Reason.CALLER, Ending.CALLER_ERROR
         else:
             advice = self._advice(stuck, verdict)
@@ -99,21 +107,27 @@ class Farewell:
 
     def _refusal(self, stuck: Stuck) -> Refuse:
         status, message = UNSERVED[stuck.reason]
-        advice = Advice(retry=False)
-        if stuck.delay_s is not None and stuck.reason is not Reason.CREDENTIALS_BENCHED:
-            advice = self._come_back(stuck.delay_s)
+        if stuck.turn is not None:
+            message = f"{stuck.turn.place.provider.name}: {message}"
+        advice = self._blocked(stuck) if stuck.reason in BLOCKED else Advice(retry=False)
         return Refuse(status, stuck.reason, message, advice)
 
     def _advice(self, stuck: Stuck, verdict: Verdict) -> Advice:
-        if stuck.reason in BLOCKED and stuck.delay_s is not None:
-            return self._come_back(stuck.delay_s)
+        if stuck.reason in BLOCKED:
+            return self._blocked(stuck)
         retry = None if stuck.reason in UNTRIED or self._already_retried else False
         delay_s = verdict.delay if verdict.delay is not None else stuck.delay_s
         if delay_s is not None:
             return Advice(retry=retry, delay_s=min(delay_s, ADVICE_CAP_S))
         return UPSTREAMS_OWN if retry is None else Advice(retry=False)
 
-    def _come_back(self, delay_s: float) -> Advice:
-        """Name a time, at least a second from now, and not the same to everyone."""
+    def _blocked(self, stuck: Stuck) -> Advice:
+        """Say when to come back; where nothing can be promised nothing is said, as without us."""
+        return Advice() if stuck.delay_s is None else self._come_back(stuck.delay_s, booked=stuck.booked)
+
+    def _come_back(self, delay_s: float, *, booked: bool) -> Advice:
+        """Name a time, at least a second from now, and not the same to everyone: where it is booked, it is not."""
         delay_s = max(1.0, delay_s)
+        if booked:
+            return Advice(retry=True, delay_s=min(ADVICE_CAP_S, delay_s))
         return Advice(retry=True, delay_s=min(ADVICE_CAP_S, delay_s + self._chance.uniform(0.0, 0.25 * delay_s)))

@@ -8,9 +8,12 @@ target or provider, and doubts at most one of them.
 from __future__ import annotations
 
 from gateway.core.attempt import Ask, Attempt
+from gateway.core.gate import SMOOTHING
 from gateway.core.placement import Placement
-from gateway.core.plan import INFERENCE
+from gateway.core.plan import INFERENCE, Balance
+from gateway.core.quota import Cost
 from gateway.core.registry import ProviderState, TargetState
+from gateway.core.throttle import SHORT_S
 from gateway.core.verdicts import FAULTS, Fault, Parked, Scope, Verdict
 from gateway.errors import Reason
 
@@ -20,6 +23,14 @@ KEYS_OWN_STATUSES = frozenset({401, 403, 407})
 
 SENSIBLE = frozenset({Fault.CALLER, Fault.CONTEXT_LENGTH, Fault.CONTENT_POLICY, Fault.MODEL_GONE})
 """Whoever answers so is alive as a provider: clients choose what they ask for, and made-up models must not close it (law 11)."""
+
+
+REFUSED = frozenset({Fault.RATE_LIMITED, Fault.OVERLOADED})
+"""The provider would not, for there is too much of it."""
+NOT_CARRIED_OUT = REFUSED | SENSIBLE | {Fault.BILLING, Fault.CREDENTIAL}
+"""What was refused took none of the account's tokens."""
+
+_FASTEST = Balance.FASTEST
 
 
 class Lessons:
@@ -47,9 +58,55 @@ class Lessons:
         if attempt.key is not None and attempt.key.held:
             attempt.key.served(attempt.model, attempt.started_at)
 
+    def settle(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
+        """An attempt ended by itself: what it had reserved and did not use is given back."""
+        gate, reservation, fault = attempt.gate, attempt.reservation, verdict.fault
+        self._left(now, attempt)
+        if fault is None:
+            used = attempt.usage
+            if used is None or not attempt.estimate:
+                reservation.served(now, None)
+            else:
+                reservation.served(now, Cost(*used))
+                self._placement.room.learn(gate, *used)
+            return
+        if fault in REFUSED:
+            if gate.throttle.watching:
+                gate.throttle.refused(now, sent_at=attempt.started_at)
+            else:
+                gate.throttle.watch(now)
+        elif not attempt.content_at and gate.throttle.watching:
+            gate.throttle.accepted(now, sent_at=attempt.started_at)
+        if not attempt.sent_at:
+            reservation.unsent(now)
+        elif fault in NOT_CARRIED_OUT:
+            reservation.refused(now)
+        else:
+            reservation.kept()
+        if self._ask.balance is _FASTEST and FAULTS[fault].elsewhere:
+            attempt.place.state.pace[self._ask.stream].failed(now, attempt.limit_s)
+
+    def let_go(self, now: float, attempt: Attempt) -> None:
+        """An attempt was cancelled: how much of it was carried out by then, nobody will say."""
+        self._left(now, attempt)
+        if attempt.sent_at:
+            attempt.reservation.kept()
+        else:
+            attempt.reservation.unsent(now)
+
+    def _left(self, now: float, attempt: Attempt) -> None:
+        gate, seconds = attempt.gate, now - attempt.started_at
+        gate.pending -= 1
+        attempt.place.state.pending -= 1
+        gate.call_s += (seconds - gate.call_s) * SMOOTHING
+        if seconds >= SHORT_S or gate.throttle.long:
+            gate.throttle.took(now, seconds)
+
     def failed(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
-        """Keep the key away from what it was refused for, and count what callers are told."""
+        """Keep the key away from what it was refused for, learn its limits, and count what callers are told."""
         fault = fault_of(verdict)
+        if fault is Fault.OVERLOADED:
+            attempt.reservation.overloaded(now)
         if fault is Fault.CALLER and attempt.status not in KEYS_OWN_STATUSES:
             attempt.place.state.rejections.rejected(now, self._ask.client)
         parked = FAULTS[fault].parked
@@ -61,7 +118,10 @@ class Lessons:
         model = None if verdict.scope is Scope.CREDENTIAL else attempt.model
         if parked is Parked.STATED:
             # Not where the request alone is too large for the limit: others are not.
+            attempt.reservation.state(now, verdict.stated)
             if verdict.retry_same or verdict.delay is not None:
+                if not verdict.quota_left:
+                    attempt.reservation.denied(now, verdict.resource)
                 credential.park(now, model, verdict.delay, quota_left=verdict.quota_left)
         elif self._ask.family in INFERENCE:
             # Elsewhere a refusal may only mean that this key has no rights there; models may still be served with it.

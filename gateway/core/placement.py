@@ -2,9 +2,9 @@
 
 Order of preference, first that applies (laws 8 and 9):
   0. once, the target that just failed, where that looks like an accident: quickly, and paid from the budget;
-  1. the next target in order that was not tried and is admitted: free, at once;
-     but a preferred target at its rate limit is waited for, where it said for how long and that is short;
-  2. a target at its rate limit, where nothing else can serve and the wait fits;
+  1. the next target in order that was not tried, is admitted and has room: free, at once;
+     but a preferred target without room is waited for in its queue, where that is known to be short;
+  2. the target that will have room soonest, where none has now: in its queue, if the wait fits;
   3. a target already tried, whose fault allows another go: paid from the budget, after a backoff;
   4. a target held back by its breaker: paid (not for a first attempt), and where it is hopeless, only a trickle;
   5. the same, where it was already tried: paid, and after a backoff.
@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.core.attempt import NEVER, Ask, Place
+from gateway.core.attempt import Ask, Place
 from gateway.core.backoff import backoff
 from gateway.core.breaker import HOPELESS
-from gateway.core.credentials import CredentialState
+from gateway.core.plan import Balance
 from gateway.core.record import Kind
+from gateway.core.room import Parked, Room
+from gateway.core.turns import Turn, usable
 from gateway.core.verdicts import FAULTS, OK, Again, Fault, FaultRule, Scope, Verdict
 from gateway.errors import Reason
 
@@ -34,6 +36,15 @@ PERSISTENCE_S = (1.125, 1.5)
 where there is no other target: our backoff could draw three short waits, and the client told not to retry would be worse off."""
 AMBIGUOUS_COST = 2.0
 COST = 1.0
+INDULGED_SHARE = 0.25
+"""Of the client's patience: no more of it is spent on waiting for a preferred target where another could serve at once."""
+THROTTLED_S = 1.0
+"""Whoever is held back is told to come back no sooner."""
+
+PROMISING = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED})
+"""Refusals for want of room."""
+
+_ORDERED = Balance.ORDERED
 
 
 class Chance(Protocol):
@@ -70,21 +81,34 @@ class Wait:
         """Decided on though its breaker holds it back: there is nothing else."""
 
 
+class Queued:
+    """Wait in front of a place until there is room, in turn; what it costs is paid."""
+
+    __slots__ = ("turn",)
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+
+
 class Stuck:
     """No further attempt can be made, and why; `delay_s` is when it may be worth coming back, None if unknown."""
 
-    __slots__ = ("delay_s", "reason")
+    __slots__ = ("booked", "delay_s", "reason", "turn")
 
-    def __init__(self, reason: Reason, delay_s: float | None = None) -> None:
+    def __init__(self, reason: Reason, delay_s: float | None = None, turn: Turn | None = None) -> None:
         self.reason = reason
         self.delay_s = delay_s
+        self.turn = turn
+        """The place in a queue that there was no hope in: who comes back in time is to be let in there."""
+        self.booked = False
+        """The delay was promised to this client alone."""
 
 
 class Placement:
     """The walk of one exchange: what was tried, what was waited, what is left."""
 
     __slots__ = ("_ask", "_chance", "_failed_at", "_failures", "_hurried", "_indulged", "_last_wait_s", "_prepaid", "_quick",
-                 "_retries", "_tried", "_waited_s", "only_for")  # fmt: skip
+                 "_retries", "_tried", "only_for", "room", "spilled")  # fmt: skip
 
     def __init__(self, ask: Ask, chance: Chance) -> None:
         self._ask = ask
@@ -96,7 +120,6 @@ class Placement:
         """Set by a fault that only targets declared for it may mend."""
         self._retries = 0
         self._last_wait_s = 0.0
-        self._waited_s = 0.0
         self._indulged = False
         """A preferred target was waited for; once, since the attempts are for the others too."""
         self._prepaid: Place | None = None
@@ -108,6 +131,9 @@ class Placement:
         self._failures = 0
         self._failed_at = 0.0
         """When the first attempt failed."""
+        self.room = Room(ask)
+        self.spilled: Place | None = None
+        """Had no room, so that one further down the order was chosen; kept until the exchange takes note."""
 
     def remember(self, now: float, place: Place, verdict: Verdict, credential: str | None, took_s: float) -> None:
         """Note that this place was asked with this key and failed after so long."""
@@ -123,28 +149,29 @@ class Placement:
         self._tried[place] = (verdict, (credential,) if before is None else (*before[1], credential))
         self._prepaid = None
 
-    def next(self, now: float) -> Go | Wait | Stuck:
+    def next(self, now: float) -> Go | Wait | Queued | Stuck:
         """Decide on the next attempt; what it costs is withdrawn from the provider's budget."""
         if self._quick is not None:
             again = self._hurry(now, self._quick)
             if again is not None:
                 return again
-        tried = self._tried
+        tried, room, foreign = self._tried, self.room, self._ask.foreign_key
         held_back: list[tuple[Place, str | None]] = []
-        parked: list[tuple[float, Place, str | None]] = []
+        parked: list[Parked] = []
         for place in self._ask.candidates:
             if not self._eligible(place):
                 continue
-            key, usable_at = self.credential(place, now)
+            gate = place.gate if foreign is None else room.gate(place)
+            key, usable_at = usable(place, gate, foreign, now, room)
             asked = tried.get(place) if tried is not None else None
             repeat = asked is not None and not _about_another_key(asked, key)
             if repeat and not self._rate_limited(place):
                 continue
             share = place.share(now)
-            if usable_at > now or (repeat and share > 0.0):
-                parked.append((usable_at, place, key))
+            if usable_at > now or (share > 0.0 and (repeat or gate.queue.count)):
+                parked.append(room.parked(now, place, key, usable_at, self._kind(place)))
             elif share >= 1.0 or (share > 0.0 and self._chance.random() < share):
-                return (self._preferred(now, parked) if parked else None) or Go(place, self._kind(place), key)
+                return self._served_by(now, parked, Go(place, self._kind(place), key))
             else:
                 held_back.append((place, key))
         return self._without_alternative(now, held_back, parked)
@@ -160,8 +187,8 @@ class Placement:
             if place in live or not self._eligible(place) or (self._tried is not None and place in self._tried):
                 continue
             alike = place.target.provider.dialect == slow.dialect and place.model == live[0].model
-            key, usable_at = self.credential(place, now)
-            if usable_at > now or not (alike or place.target.hedge):
+            key, usable_at = self.room.credential(place, now)
+            if usable_at > now or self.room.queued(place) or not (alike or place.target.hedge):
                 continue
             share = place.share(now)
             if share >= 1.0 or (share > 0.0 and self._chance.random() < share):
@@ -170,40 +197,44 @@ class Placement:
                 found = found or Go(place, Kind.HEDGE, key)
         return found
 
-    def credential(self, place: Place, now: float) -> tuple[str | None, float]:
-        """Return the key to use (None: the client's own or none) and from when it may be used (0 or past: now)."""
-        if self._ask.foreign_key is not None or not place.target.provider.credentials:
-            return None, self._unowned(place).usable_at(now, place.model)
-        earliest, best = NEVER, None
-        states = place.provider.credentials
-        # The keys are those of the exchange's own snapshot: a reload may have changed the provider's meanwhile.
-        for key in place.target.provider.credentials:
-            state = states.get(key)
-            usable_at = state.usable_at(now, place.model) if state is not None else 0.0
-            if usable_at <= now:
-                return key, usable_at
-            if usable_at < earliest:
-                earliest, best = usable_at, key
-        return best, earliest
-
-    def credential_state(self, place: Place, credential: str | None) -> CredentialState | None:
-        """Return the state of the key an attempt used; None where a reload took it away."""
-        if self._ask.foreign_key is not None or credential is None:
-            return self._unowned(place)
-        return place.provider.credentials.get(credential)
-
-    def _unowned(self, place: Place) -> CredentialState:
-        """Return what is known of the client's own key here; requests without any key share one account, and its rate limits."""
-        return place.provider.foreign(self._ask.foreign_key or "")
-
-    def ready(self, wait: Wait, now: float) -> Go | None:
+    def ready(self, wait: Wait, now: float) -> Go | Queued | None:
         """Return the way to a place that was waited for, if it can be used now; others may have changed its state meanwhile."""
-        key, usable_at = self.credential(wait.place, now)
-        asked = self._tried.get(wait.place) if self._tried is not None else None
+        place = wait.place
+        key, usable_at = self.room.credential(place, now)
+        if (usable_at > now or self.room.queued(place)) and place.share(now) > 0.0:
+            # It has waited, but not in that queue.
+            entry = self.room.parked(now, place, key, usable_at, self._kind(place))
+            return Queued(self.room.turn(now, entry)) if self.room.fits(now, entry) else None
+        return self._go(place, wait.kind, now, against_breaker=wait.against_breaker)
+
+    def called(self, turn: Turn, now: float) -> Go | None:
+        """Return the way to the place whose queue has called this request, if it can be used now."""
+        return self._go(turn.place, turn.kind, now, against_breaker=False)
+
+    def promise(self, now: float, stuck: Stuck) -> None:
+        """Where a refusal is about room, say when there will be some for this client: then, and not before, it gets in."""
+        turn = stuck.turn
+        if turn is not None and stuck.delay_s is not None and stuck.reason in PROMISING:
+            stuck.delay_s, stuck.booked = self.room.promise(now, turn, stuck.delay_s)
+
+    def elsewhere(self, turn: Turn, now: float) -> Go | None:
+        """Return the way to another place that has come free while this request waits in front of one."""
+        for place in self._ask.candidates:
+            if place is turn.place or not self._eligible(place) or (self._tried is not None and place in self._tried):
+                continue
+            key, usable_at = self.room.credential(place, now)
+            if usable_at <= now and place.share(now) >= 1.0 and not self.room.queued(place):
+                self.spilled = turn.place
+                return Go(place, self._kind(place), key)
+        return None
+
+    def _go(self, place: Place, kind: Kind, now: float, *, against_breaker: bool) -> Go | None:
+        key, usable_at = self.room.credential(place, now)
+        asked = self._tried.get(place) if self._tried is not None else None
         # Another key than the one waited for may have come free first, and this client may not be tried with it again.
-        spent = self._ask.already_retried and asked is not None and not _about_another_key(asked, key)
-        if usable_at <= now and not spent and (wait.against_breaker or wait.place.share(now) > 0.0):
-            return Go(wait.place, wait.kind, key)
+        spent = self._ask.already_retried and not self.room.came_back and asked is not None and not _about_another_key(asked, key)
+        if usable_at <= now and not spent and (against_breaker or place.share(now) > 0.0):
+            return Go(place, kind, key)
         return None
 
     def untried(self, place: Place, now: float) -> Go | None:
@@ -211,7 +242,7 @@ class Placement:
         tried = self._tried or ()
         for other in self._ask.candidates:
             if other is not place and other not in tried and self._eligible(other) and other.share(now) > 0.0:
-                key, usable_at = self.credential(other, now)
+                key, usable_at = self.room.credential(other, now)
                 if usable_at <= now:
                     return Go(other, self._kind(other), key)
         return None
@@ -225,47 +256,62 @@ class Placement:
     def _hurry(self, now: float, place: Place) -> Wait | None:
         """Ask the target that just failed once more, and soon, where its failure looks like an accident."""
         self._quick = None
-        if not place.isolated_failure(now) or self.credential(place, now)[1] > now or not self._paid(now, place):
+        if not place.isolated_failure(now) or self.room.credential(place, now)[1] > now or not self._paid(now, place):
             return None
         self._hurried = True
         return Wait(place, Kind.RETRY, now + self._chance.uniform(0.0, QUICK_S))
 
-    def _preferred(self, now: float, parked: list[tuple[float, Place, str | None]]) -> Wait | None:
-        """Wait for a preferred target that is at its rate limit, where another could serve at once but the stated wait is short."""
-        limit_s = self._ask.policy.rate_limit_wait_s
-        if self._indulged or not limit_s:
+    def _served_by(self, now: float, parked: list[Parked], go: Go) -> Go | Queued:
+        """Go there, or wait for one that is preferred and has room soon."""
+        if not parked:
+            return go
+        preferred = self._preferred(now, parked)
+        if preferred is not None:
+            return preferred
+        self.spilled = parked[0].turn.place
+        return go
+
+    def _preferred(self, now: float, parked: list[Parked]) -> Queued | None:
+        """Wait for a preferred target without room, where another could serve at once but the wait is known to be short."""
+        limit_s = min(self._ask.policy.rate_limit_wait_s, INDULGED_SHARE * (self._ask.deadline_at - now))
+        if self._indulged or not limit_s or self._ask.balance is not _ORDERED:
             return None
-        for usable_at, place, key in parked:
-            wait_s = usable_at - now
-            if wait_s > limit_s or place.share(now) <= 0.0 or not self._fits(now, wait_s, place):
+        for entry in parked:
+            place, wait_s = entry.turn.place, entry.wait_s
+            if wait_s > limit_s or place.share(now) <= 0.0 or not self.room.fits(now, entry):
                 continue
-            state = self.credential_state(place, key)
+            state = self.room.credential_state(place, entry.key)
             if state is not None and state.stated(now, place.model) and self._paid(now, place):
                 self._indulged = True
-                return self._wait_for(now, place, usable_at)
+                entry.turn.lenient = True
+                return Queued(self.room.turn(now, entry, limit_s))
         return None
 
     def _without_alternative(
-        self, now: float, held_back: list[tuple[Place, str | None]], parked: list[tuple[float, Place, str | None]]
-    ) -> Go | Wait | Stuck:
+        self, now: float, held_back: list[tuple[Place, str | None]], parked: list[Parked]
+    ) -> Go | Wait | Queued | Stuck:
         stuck = Stuck(Reason.ATTEMPTS_EXHAUSTED if self._tried else Reason.NO_TARGET)
-        for usable_at, place, key in sorted(parked, key=lambda entry: entry[0]):
-            wait_s = max(0.0, usable_at - now)
-            state = self.credential_state(place, key)
+        for entry in sorted(parked, key=_wait_s):
+            place = entry.turn.place
+            state = self.room.credential_state(place, entry.key)
             # A limit passes with time; whether a refused key will be good again, nobody knows.
             benched = state is not None and state.benched(now, place.model)
-            if benched or not self._fits(now, wait_s, place):
-                if stuck.reason is not Reason.RATE_LIMITED:
-                    stuck = Stuck(self._why_parked(place, now), wait_s)
+            if benched or not self.room.fits(now, entry):
+                if stuck.reason not in PROMISING:
+                    stuck = Stuck(self.room.why_none(place, now), entry.wait_s, entry.turn)
                 continue
             if self._paid(now, place):
-                return self._wait_for(now, place, usable_at)
-            stuck = Stuck(Reason.RETRY_BUDGET, wait_s)
+                return Queued(self.room.turn(now, entry))
+            stuck = Stuck(Reason.RETRY_BUDGET, entry.wait_s)
         again = self._again(now, against_breaker=False)
         if isinstance(again, Wait):
             return again
         if held_back:
-            return self._against_breaker(now, held_back)
+            step = self._against_breaker(now, held_back)
+            # Where another one merely has no room in time, that may be over sooner.
+            if isinstance(step, Stuck) and stuck.turn is not None and (stuck.delay_s or 0.0) < (step.delay_s or 0.0):
+                return stuck
+            return step
         return again or self._again(now, against_breaker=True) or stuck
 
     def _again(self, now: float, *, against_breaker: bool) -> Wait | Stuck | None:
@@ -278,17 +324,18 @@ class Placement:
                 continue
             if (place.share(now) <= 0.0) is not against_breaker:
                 continue
-            parked_s = max(0.0, self.credential(place, now)[1] - now)
-            if parked_s and not self._fits(now, parked_s, place):
-                stuck = Stuck(self._why_parked(place, now), parked_s)
-                continue
+            key, usable_at = self.room.credential(place, now)
+            if usable_at > now or self.room.queued(place):
+                # After its backoff it will have to wait there.
+                entry = self.room.parked(now, place, key, usable_at, self._kind(place))
+                if not self.room.in_time(now, entry):
+                    stuck = Stuck(self.room.why_none(place, now), entry.wait_s, entry.turn)
+                    continue
             wait_s = backoff(self._ask.policy.backoff, self._retries, self._last_wait_s, self._chance.uniform)
             if verdict.delay is not None:
                 wait_s = max(wait_s, self._jittered(verdict.delay))
-            if parked_s:
-                wait_s = max(wait_s, self._jittered(parked_s))
             left_s = self._ask.deadline_at - now
-            if wait_s >= left_s and verdict.delay is None and not parked_s:
+            if wait_s >= left_s and verdict.delay is None:
                 # Nobody asked for that much: rather sooner than not at all.
                 wait_s = left_s / 2
             if self._failures + 1 >= self._ask.policy.attempts:
@@ -297,22 +344,22 @@ class Placement:
                     wait_s = max(wait_s, persistent_s)
             if wait_s >= left_s:
                 stuck = Stuck(Reason.DEADLINE, verdict.delay)
-            elif against_breaker and _hopeless(place, now):
-                stuck = Stuck(Reason.BREAKERS_OPEN, place.reopens_in(now))
+            elif against_breaker and (hopeless := _hopeless(place, now)) is not None:
+                stuck = Stuck(hopeless, place.reopens_in(now))
             elif not self._paid(now, place):
                 stuck = Stuck(Reason.RETRY_BUDGET, verdict.delay)
             else:
                 self._retries += 1
                 self._last_wait_s = wait_s
-                self._waited_s += parked_s
                 return Wait(place, Kind.RETRY, now + wait_s, against_breaker=against_breaker)
         return stuck
 
     def _against_breaker(self, now: float, held_back: list[tuple[Place, str | None]]) -> Go | Stuck:
         """Every target that is left is held back by its breaker: go on all the same, unless that is hopeless (law 8)."""
         place, key = min(held_back, key=lambda entry: entry[0].failing(now))
-        if _hopeless(place, now):
-            return Stuck(Reason.BREAKERS_OPEN, min(candidate.reopens_in(now) for candidate, _ in held_back))
+        hopeless = _hopeless(place, now)
+        if hopeless is not None:
+            return Stuck(hopeless, max(THROTTLED_S, min(candidate.reopens_in(now) for candidate, _ in held_back)))
         if self._tried and not self._paid(now, place, least=COST):
             return Stuck(Reason.RETRY_BUDGET)
         return Go(place, self._kind(place), key, admitted=place.share(now) > 0.0)
@@ -325,26 +372,10 @@ class Placement:
         return Kind.RETRY if place in self._tried else Kind.FAILOVER
 
     def _rate_limited(self, place: Place) -> bool:
-        """Whether a tried place may be asked again once its rate limit allows."""
+        """Whether a tried place may be asked again once its rate limit allows; whom a promise was made may in any case."""
         verdict = self._tried[place][0] if self._tried is not None else OK
-        return verdict.fault is Fault.RATE_LIMITED and verdict.retry_same and not self._ask.already_retried
-
-    def _why_parked(self, place: Place, now: float) -> Reason:
-        states = place.provider.credentials.values()
-        if self._ask.foreign_key is None and states and all(state.benched(now, place.model) for state in states):
-            return Reason.CREDENTIALS_BENCHED
-        return Reason.RATE_LIMITED
-
-    def _fits(self, now: float, wait_s: float, place: Place) -> bool:
-        """Whether waiting this long, with its jitter, still leaves the client's patience and the provider's own bound."""
-        longest_s = place.target.provider.queue_wait_s
-        return self._waited_s + wait_s <= longest_s and now + max(0.0, wait_s) * 1.5 < self._ask.deadline_at
-
-    def _wait_for(self, now: float, place: Place, usable_at: float) -> Wait:
-        """Wait until a rate limit lets us: never sooner than stated, and not all at the same moment."""
-        wait_s = self._jittered(max(0.0, usable_at - now))
-        self._waited_s += wait_s
-        return Wait(place, self._kind(place), now + wait_s)
+        may_repeat = not self._ask.already_retried or self.room.came_back
+        return verdict.fault is Fault.RATE_LIMITED and verdict.retry_same and may_repeat
 
     def _jittered(self, delay_s: float) -> float:
         """Spread a stated delay, never below it."""
@@ -353,8 +384,10 @@ class Placement:
     def _paid(self, now: float, place: Place, least: float = 0.0) -> bool:
         """Withdraw what repeating a request at this place costs; a place that was not asked yet is free, or costs the `least`."""
         asked = self._tried.get(place) if self._tried is not None else None
-        if asked is None or (self._ask.foreign_key is not None and asked[0].fault is Fault.RATE_LIMITED):
-            # The limit of a client's own key is waited for at nobody else's expense (law 11); the attempts are bound enough.
+        limited = asked is not None and asked[0].fault is Fault.RATE_LIMITED
+        if asked is None or (limited and (self._ask.foreign_key is not None or self.room.gate(place).paced)):
+            # The limit of a client's own key is waited for at nobody else's expense (law 11), and a wait for a rate that is known
+            # adds nothing to the load; the attempts are bound enough.
             cost = least
         else:
             cost = AMBIGUOUS_COST if asked[0].ambiguous else COST
@@ -380,5 +413,14 @@ def _about_another_key(asked: tuple[Verdict, tuple[str | None, ...]], key: str |
     return verdict.retry_same or verdict.fault is not Fault.RATE_LIMITED
 
 
-def _hopeless(place: Place, now: float) -> bool:
-    return place.failing(now) >= HOPELESS and not place.worse_breaker(now).trickle(now)
+def _wait_s(entry: Parked) -> float:
+    return entry.wait_s
+
+
+def _hopeless(place: Place, now: float) -> Reason | None:
+    """Return why not even a request without alternative goes there, but for a trickle; None where it may."""
+    if place.failing(now) >= HOPELESS:
+        return None if place.worse_breaker(now).trickle(now) else Reason.BREAKERS_OPEN
+    if place.gate.throttle.hopeless(now):
+        return None if place.state.breaker.trickle(now) else Reason.THROTTLED
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from gateway.core.plan import Family
+from gateway.core.plan import Family, Priority
 from gateway.errors import Reason
 
 
@@ -32,8 +32,14 @@ class Ending(StrEnum):
     CLIENT_GONE = "client_gone"
 
 
-_OTHER, _FAILED, _NONE = Family.OTHER, Ending.FAILED, Reason.NONE
+_OTHER, _FAILED, _NONE, _STANDARD = Family.OTHER, Ending.FAILED, Reason.NONE, Priority.STANDARD
 """Python 3.11 is slow to find an enumeration's members; these are needed for every request."""
+
+
+Place = tuple[str, str]
+"""(provider, model label) of a place in front of which there is a queue."""
+Wait = tuple[str, str, float]
+"""(provider, model label, seconds)."""
 
 
 class AttemptRecord:
@@ -45,6 +51,7 @@ class AttemptRecord:
         "code",
         "content_at",
         "ended_at",
+        "estimate",
         "head_at",
         "heard_at",
         "kind",
@@ -55,6 +62,7 @@ class AttemptRecord:
         "sent_at",
         "started_at",
         "status",
+        "usage",
         "verdict",
     )
 
@@ -82,6 +90,10 @@ class AttemptRecord:
         self.code = ""
         """The provider's error code or the I/O fault's name."""
         self.bytes_in = 0
+        self.estimate = 0.0
+        """Tokens of the prompt as estimated before it was sent; 0 where no limit counts tokens."""
+        self.usage: tuple[int, int] | None = None
+        """(input tokens, output tokens) as this provider reported them; None where it reported none."""
         self.broken = False
         """A stream that broke off when the client had begun to read it, whatever the fault was."""
 
@@ -105,16 +117,20 @@ class ExchangeRecord:
         "model_label",
         "opened_at",
         "path",
+        "priority",
         "reason",
         "received_at",
         "request_id",
         "route",
         "saved_by",
+        "shed",
+        "spills",
         "status",
         "stream",
         "stream_broken",
         "usage",
         "usage_partial",
+        "waits",
         "winner",
     )
 
@@ -157,6 +173,14 @@ class ExchangeRecord:
         self.bytes_out = 0
         self.usage: tuple[int, int] | None = None
         """(input tokens, output tokens) as reported by the provider; None where it reported none."""
+        self.priority = _STANDARD
+        """Whose turn it is in a queue."""
+        self.waits: list[Wait] | None = None
+        """Every time it stood in a queue; mostly none."""
+        self.spills: list[Place] | None = None
+        """Where it would have gone, had there been room in time."""
+        self.shed: list[tuple[str, str, Reason]] | None = None
+        """(provider, model label, why) of the queues that sent it away."""
         self.usage_partial = False
         """One of several providers of a resumed stream reported none, so that more was used than `usage` says."""
 

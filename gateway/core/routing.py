@@ -12,7 +12,7 @@ from fnmatch import translate
 
 from gateway.core.attempt import Place
 from gateway.core.hedge import HedgeBudget
-from gateway.core.plan import INFERENCE, Family, Policy, ProviderPlan, Route, Target
+from gateway.core.plan import INFERENCE, Balance, Family, Policy, ProviderPlan, Route, Target
 from gateway.core.registry import Registry
 
 MAX_REMEMBERED = 4096
@@ -21,14 +21,24 @@ LONGEST_REMEMBERED = 256
 ANY_MODEL = "*"
 """The metric label of a model that no route lists by name."""
 
+_ORDERED = Balance.ORDERED
+
 
 class Choice:
     """Where a request may go: the route's name, its policy and its places in order of preference."""
 
-    __slots__ = ("hedges", "places", "policy", "route")
+    __slots__ = ("balance", "hedges", "places", "policy", "route")
 
-    def __init__(self, route: str, policy: Policy, places: Sequence[Place], hedges: HedgeBudget | None = None) -> None:
+    def __init__(
+        self,
+        route: str,
+        policy: Policy,
+        places: Sequence[Place],
+        hedges: HedgeBudget | None = None,
+        balance: Balance = _ORDERED,
+    ) -> None:
         self.route = route
+        self.balance = balance
         self.hedges = hedges
         """What the route may spend on hedges; None where it has none."""
         self.policy = policy
@@ -67,7 +77,7 @@ class Router:
                 continue
             if (paths is None or paths.match(api)) and (route.clients is None or client in route.clients):
                 hedges = self._registry.hedges(route.name) if route.policy.hedge is not None and family in INFERENCE else None
-                choice = Choice(route.name, route.policy, self._places(route.targets, family, model), hedges)
+                choice = Choice(route.name, route.policy, self._places(route.targets, family, model), hedges, route.balance)
                 break
         if len(api) <= LONGEST_REMEMBERED:
             if len(self._remembered) >= MAX_REMEMBERED:
@@ -92,7 +102,8 @@ class Router:
             name = target.model or model or ""
             label = self.label(name)
             state = self._registry.target(target.provider, name, label, family)
-            places.append(Place(target, name, label, self._registry.providers[target.provider.name], state))
+            provider = self._registry.providers[target.provider.name]
+            places.append(Place(target, name, label, provider, state, provider.gate(name)))
         # Two targets may be one for this model: going there again would be a repetition that looks like a failover (law 9).
         ordinary = {place.state: place for place in reversed(places) if not place.target.only_for}
         return tuple(place for place in places if ordinary.get(place.state, place) is place)

@@ -115,13 +115,18 @@ def meter_lines(meters: list[Meter], azure: bool) -> list[tuple[str, str]]:
     return lines
 
 
+_PERIODS = {1.0: ("sec", "?PS"), 60.0: ("min", "?PM"), 3600.0: ("hour", "?PH"), 86400.0: ("day", "?PD")}
+
+
 def rate_limited(denial: Denial, model: str, azure: bool) -> Whole:
     """429 in the published words. A request that can never fit gets no delay to wait for, but limit and size in its message."""
     limit, used, asked = int(denial.amount), int(denial.used), int(denial.requested)
     seconds = 0 if math.isinf(denial.wait_s) else max(1, math.ceil(denial.wait_s))
-    unit, short = ("requests", "RPM") if denial.resource == "requests" else ("tokens", "TPM")
+    unit, letter = ("requests", "R") if denial.resource == "requests" else ("tokens", "T")
+    period, short = _PERIODS.get(denial.limit.period_s, (f"{denial.limit.period_s:g} s", f"{letter}PS"))
+    short = short.replace("?", letter)
     if math.isinf(denial.wait_s):
-        text = f"Request too large for {model} on {unit} per min ({short}): Limit {limit}, Requested {asked}."
+        text = f"Request too large for {model} on {unit} per {period} ({short}): Limit {limit}, Requested {asked}."
         text += " The input or output tokens must be reduced in order to run successfully."
     elif azure:
         text = "Requests to this operation have exceeded call rate limit of your current pricing tier."
@@ -129,7 +134,7 @@ def rate_limited(denial: Denial, model: str, azure: bool) -> Whole:
             text = text.replace("call rate", "token rate")
         text += f" Please retry after {seconds} second{'' if seconds == 1 else 's'}."
     else:
-        text = f"Rate limit reached for {model} on {unit} per min ({short}): Limit {limit}, Used {used}, Requested {asked}."
+        text = f"Rate limit reached for {model} on {unit} per {period} ({short}): Limit {limit}, Used {used}, Requested {asked}."
         text += f" Please try again in {go_duration(denial.wait_s)}."
     answer = azure_error(429, "429", text) if azure else error(429, text, unit, "rate_limit_exceeded")
     if not math.isinf(denial.wait_s):

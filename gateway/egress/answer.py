@@ -11,18 +11,20 @@ Each mode is one method that takes a chunk; `head` picks the first. What an even
 from __future__ import annotations
 
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import orjson
 
 from gateway.config.snapshot import Provider
 from gateway.core.attempt import Attempt
+from gateway.core.limits import Stated
 from gateway.core.message import ResponseHead
 from gateway.core.plan import INFERENCE, Family
 from gateway.core.sse import EventSplitter, data_of, events
 from gateway.core.verdicts import FAULTS, Fault, IOFault, Outcome, Verdict
 from gateway.dialects.base import Part, StreamReader
+from gateway.dialects.limits import read_limits, states_limits
 from gateway.egress.heads import holds_key, keys_of, masked
 from gateway.egress.surroundings import Surroundings
 from gateway.egress.upstream import Call
@@ -46,6 +48,10 @@ class Reports(Protocol):
     def sending(self, answer: Answer) -> None: ...
 
     def head(self, answer: Answer, status: int, *, streaming: bool) -> None: ...
+
+    def stated(self, answer: Answer, limits: Sequence[Stated]) -> None:
+        """The head says something about the account's limits."""
+        ...
 
     def content(self, answer: Answer) -> None: ...
 
@@ -219,6 +225,8 @@ class Answer:
     def _read_head(self, head: ResponseHead) -> None:
         self.response = head
         status = head.status
+        if states_limits(head.names) and (status >= 400 or self.attempt.reservation.curious(self._clock())):
+            self._driver.stated(self, read_limits(head, now_unix=self._surroundings.unix()))
         streaming = False
         inference = self._family in INFERENCE
         content_type = head.value(b"content-type").lower() if inference else b""

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import sys
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from gateway.config.snapshot import Snapshot
-from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Finish, Open, Refuse, Relay, Send
+from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Finish, Open, Queue, Refuse, Relay, Send
 from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
+from gateway.core.limits import Stated
 from gateway.core.message import ResponseHead
 from gateway.core.record import Ending
+from gateway.core.turns import Turn
 from gateway.core.verdicts import Fault, Scope, Verdict
 from gateway.dialects.base import StreamReader
+from gateway.dialects.client_limits import limit_lines
 from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
@@ -26,6 +30,7 @@ from gateway.egress.request import Request
 from gateway.egress.resumption import Resumption
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
+from gateway.errors import Reason
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which event streams allow anywhere between events and readers ignore (WHATWG HTML, section 9.2.6)."""
@@ -174,7 +179,16 @@ class Driver:
     def head(self, answer: Answer, status: int, *, streaming: bool) -> None:
         self._exchange.head(self._surroundings.clock(), answer.attempt, status, streaming=streaming)
 
+    def stated(self, answer: Answer, limits: Sequence[Stated]) -> None:
+        attempt = answer.attempt
+        self._exchange.stated(self._surroundings.clock(), attempt, limits)
+        if attempt.gate.queue.count:
+            self._surroundings.queues.poke(attempt.gate)
+
     def content(self, answer: Answer) -> None:
+        if answer.attempt.gate.queue.count:
+            # Its key may have been on trial.
+            self._surroundings.queues.poke(answer.attempt.gate)
         self._perform(self._exchange.content(self._surroundings.clock(), answer.attempt))
 
     def flow(self, chunk: bytes) -> None:
@@ -203,7 +217,7 @@ class Driver:
 
     def finished(self, answer: Answer) -> None:
         record, resumption = self._exchange.record, self._resumption
-        record.usage = answer.usage
+        record.usage = answer.attempt.usage = answer.usage
         if resumption is not None:
             if not resumption.whole:
                 self._broke(answer, _NO_CONTINUATION if resumption.spliced else _NO_FINISH)
@@ -247,6 +261,8 @@ class Driver:
                 self._commit()
             elif isinstance(action, Finish):
                 self._finish()
+            elif isinstance(action, Queue):
+                self._queue(action.turn)
             elif isinstance(action, Cancel):
                 self._cancel(action.attempt)
             elif isinstance(action, Relay):
@@ -297,6 +313,18 @@ class Driver:
             body.attach(call)
             self._exchange.intact = body.intact
 
+    def _queue(self, turn: Turn) -> None:
+        turn.wake = partial(self._called, turn)
+        self._surroundings.queues.join(turn)
+
+    def _called(self, turn: Turn, reason: Reason | None) -> None:
+        """There is room for this exchange, or (with a reason) no longer a place in the queue."""
+        now, exchange = self._surroundings.clock(), self._exchange
+        try:
+            self._perform(exchange.room(now, turn) if reason is None else exchange.sent_away(now, turn, reason))
+        except Exception:  # noqa: BLE001 - logged and answered
+            self.crashed()
+
     def _cancel(self, attempt: Attempt) -> None:
         answer = self._answer
         if answer is not None and answer.attempt is attempt:
@@ -320,7 +348,8 @@ class Driver:
         assert head is not None  # noqa: S101 - content comes after a head
         if self._early:
             return
-        lines, phrase = answer_lines(head, stream=answer.reader is not None), head.phrase
+        own_limits = self._request.account is not None
+        lines, phrase = answer_lines(head, stream=answer.reader is not None, own_limits=own_limits), head.phrase
         if head.status >= 300:
             lines, phrase = self._without_keys(attempt, lines, phrase)
         self._write_head(head.status, phrase, lines, self._length(answer, head), attempt.content_at or attempt.head_at)
@@ -357,7 +386,8 @@ class Driver:
             lines, status, phrase = [b"Content-Type: application/json\r\n", *advice_lines(relay.advice)], answer.error_status, b""
         else:
             status = head.status
-            lines, phrase = self._without_keys(relay.attempt, answer_lines(head, advice=relay.advice), head.phrase)
+            lines = answer_lines(head, advice=relay.advice, own_limits=self._request.account is not None)
+            lines, phrase = self._without_keys(relay.attempt, lines, head.phrase)
         record.status = status
         length = len(body) if self._request.head.method != b"HEAD" else head.content_length
         self._write_head(status, phrase, lines, length, record.ended_at)
@@ -436,6 +466,10 @@ class Driver:
         if not record.opened_at:
             record.opened_at = at
         lines.append(gateway_lines(record, at, record.reason))
+        account = self._request.account
+        if account is not None:
+            now, now_unix = self._surroundings.clock(), self._surroundings.unix()
+            lines += limit_lines(account.quota.buckets, self._request.inbound.shape, now=now, now_unix=now_unix)
         self._sink.open(status, phrase, lines, length=length)
 
     # -- time and the end -----------------------------------------------------------------------------------------------------
@@ -485,6 +519,8 @@ class Driver:
         ended, self._exchange.ended_attempts = self._exchange.ended_attempts, []
         for attempt in ended:
             self._surroundings.observer.attempt_ended(self._exchange.record, attempt)
+            if attempt.gate.queue.count:
+                self._surroundings.queues.poke(attempt.gate)
 
     def _end(self) -> None:
         self._surroundings.alarms.forget(self)

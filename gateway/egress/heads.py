@@ -77,14 +77,19 @@ def _forwarded(headers: list[Header], drop: frozenset[bytes]) -> bytes:
     )
 
 
-def answer_lines(head: ResponseHead, *, advice: Advice = UPSTREAMS_OWN, stream: bool = False) -> list[bytes]:
-    """Render the upstream's end-to-end headers for the client; `advice` replaces the upstream's where it says something."""
+def answer_lines(
+    head: ResponseHead, *, advice: Advice = UPSTREAMS_OWN, stream: bool = False, own_limits: bool = False
+) -> list[bytes]:
+    """Render the upstream's end-to-end headers for the client; `advice` replaces the upstream's where it says something.
+
+    `own_limits`: the client has limits of its own, and would take the account's for them.
+    """
     drop: frozenset[bytes] = _ANSWER
     if advice is not UPSTREAMS_OWN:
         drop = _ANSWER_ADVISED if advice.retry is not None else _ANSWER_DELAYED
     if b"connection" in head.names:
         drop |= named_by_connection(head.headers)
-    lines = list(compress(head.lines, _passing(head.names, drop)))
+    lines = list(compress(head.lines, _passing(head.names, drop, own_limits)))
     # The last one is ended by the empty element.
     lines = [b"\r\n".join([*lines, b""])] if lines else lines
     if advice is not UPSTREAMS_OWN:
@@ -96,9 +101,10 @@ def answer_lines(head: ResponseHead, *, advice: Advice = UPSTREAMS_OWN, stream: 
 
 
 @lru_cache(maxsize=1024)
-def _passing(names: tuple[bytes, ...], drop: frozenset[bytes]) -> tuple[bool, ...]:
+def _passing(names: tuple[bytes, ...], drop: frozenset[bytes], own_limits: bool) -> tuple[bool, ...]:
     """Tell which of an answer's header lines pass; a provider sends the same names again and again."""
-    return tuple([name not in drop and not name.startswith(b"x-gateway-") for name in names])
+    prefixes = (b"x-gateway-", b"x-ratelimit-", b"anthropic-ratelimit-") if own_limits else (b"x-gateway-",)
+    return tuple([name not in drop and not name.startswith(prefixes) for name in names])
 
 
 def advice_lines(advice: Advice) -> list[bytes]:

@@ -7,6 +7,7 @@ where a stream may have to be resumed, the question for its usage. Separate from
 from __future__ import annotations
 
 from gateway.config.snapshot import Provider
+from gateway.core.accounts import Account
 from gateway.core.attempt import Attempt
 from gateway.core.message import RequestHead
 from gateway.core.plan import INFERENCE, Family
@@ -23,7 +24,7 @@ REMEMBERED = 16
 class Request:
     """A client's request, read: what to forward and what was understood of it."""
 
-    __slots__ = ("body", "facts", "foreign", "head", "inbound")
+    __slots__ = ("account", "body", "facts", "foreign", "head", "inbound")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Request:
         facts: BodyFacts | None,
         *,
         foreign: bool,
+        account: Account | None = None,
     ) -> None:
         self.head = head
         self.inbound = inbound
@@ -41,6 +43,8 @@ class Request:
         """What the body said; None where no body was read for it."""
         self.foreign = foreign
         """The client's own key and account headers go upstream."""
+        self.account = account
+        """The client's own limits, which it hears of instead of the provider's."""
 
     def body_for(self, attempt: Attempt, provider: Provider, *, asks_usage: bool) -> tuple[list[bytes], int]:
         """Return the body to send, as far as it is there, and by how many bytes it grew.

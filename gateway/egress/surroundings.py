@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.core.record import AttemptRecord, ExchangeRecord
 from gateway.egress.alarms import Alarms
 from gateway.egress.body import ReplayMemory
+from gateway.egress.queues import Queues
 from gateway.egress.upstream import Upstream
 
 
@@ -25,7 +26,7 @@ class Observes(Protocol):
 class Surroundings:
     """What all exchanges of a process share."""
 
-    __slots__ = ("alarms", "clock", "loop", "memory", "observer", "unix", "upstream", "via")
+    __slots__ = ("alarms", "clock", "loop", "memory", "observer", "queues", "unix", "upstream", "via")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Surroundings:
         self.clock = clock
         """The loop's monotonic clock in seconds; uvloop's own `time` has a resolution of a millisecond."""
         self.alarms = Alarms(loop, clock)
+        self.queues = Queues(loop, clock)
         self.upstream = upstream
         self.observer = observer
         self.memory = memory

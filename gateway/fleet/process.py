@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from gateway.fleet.status import status
 from gateway.ingress.admission import Admission
 from gateway.ingress.http1 import Server
 from gateway.observe.access import AccessLog
+from gateway.observe.live import RegistryView
 from gateway.observe.metrics import Metrics
 from gateway.observe.observer import Observer
 
@@ -83,7 +84,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Adopt the configuration and listen. Raises OSError when an address cannot be bound."""
-        self._metrics.watch(self._registry_view())
+        self._metrics.watch(RegistryView(self._registry, time.monotonic))
         self._adopt(self._snapshot)
         self._pool.start()
         admin, server = self._snapshot.admin, self._snapshot.server
@@ -203,9 +204,6 @@ class Gateway:
         self._metrics.breaker_moved(provider, model, family, to.value)
         log.info("breaker of %s: %s", "/".join(filter(None, (provider, model, family))), to.value)
 
-    def _registry_view(self) -> RegistryView:
-        return RegistryView(self._registry, time.monotonic)
-
 
 @contextmanager
 def _naming(setting: str, host: str, port: int) -> Iterator[None]:
@@ -216,35 +214,3 @@ def _naming(setting: str, host: str, port: int) -> Iterator[None]:
         number = error.errno or 0
         why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise OSError(error.errno, f"{setting} {Listen(host, port)}: {why}") from error
-
-
-class RegistryView:
-    """The registry as metrics see it: bounded labels, the lowest share where several targets share one."""
-
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
-        self._registry = registry
-        self._clock = clock
-
-    def breakers(self) -> Iterable[tuple[str, str, str, float]]:
-        """Yield (provider, model, family, admitted share)."""
-        now = self._clock()
-        shares: dict[tuple[str, str, str], float] = {}
-        for name, provider in self._registry.providers.items():
-            shares[name, "", ""] = provider.breaker.shown_share(now)
-        for target in self._registry.targets():
-            key = (target.provider, target.label, target.family.value)
-            shares[key] = min(shares.get(key, 1.0), target.breaker.shown_share(now))
-        for (name, model, family), share in shares.items():
-            yield name, model, family, share
-
-    def budgets(self) -> Iterable[tuple[str, float]]:
-        """Yield (provider, balance in retries)."""
-        now = self._clock()
-        for name, provider in self._registry.providers.items():
-            yield name, provider.budget.balance(now)
-
-    def benched(self) -> Iterable[tuple[str, int]]:
-        """Yield (provider, number of credentials out of use)."""
-        now = self._clock()
-        for name, provider in self._registry.providers.items():
-            yield name, provider.benched(now)

@@ -15,27 +15,30 @@ One `Intake` per request; whatever stage refuses, the client gets a JSON error i
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import partial
 
 from gateway.config.snapshot import Client, Snapshot
+from gateway.core.accounts import Account
 from gateway.core.actions import Advice
 from gateway.core.attempt import Ask, Place
 from gateway.core.exchange import Exchange
 from gateway.core.message import RequestHead
 from gateway.core.placement import Chance
 from gateway.core.plan import INFERENCE, Family, Policy
+from gateway.core.quota import FREE, Reservation
 from gateway.core.record import Ending, ExchangeRecord
 from gateway.core.registry import Registry
 from gateway.core.routing import Choice, Router
 from gateway.dialects.base import Inbound
 from gateway.dialects.body import BodyFacts, read_json, read_json_prefix
+from gateway.dialects.client_limits import limit_lines
 from gateway.dialects.errors import refusal_body
 from gateway.dialects.forms import read_multipart
 from gateway.dialects.inbound import body_model_kind, key_in, read_target, without_keys
+from gateway.dialects.prompt import Prompt, measure
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver
 from gateway.egress.heads import advice_lines, gateway_lines
@@ -43,19 +46,16 @@ from gateway.egress.request import Request
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
+from gateway.ingress.callers import Callers, client_key, patience, priority_of
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 section 9.2.1."""
-KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
-MARGIN_SHARE, MARGIN_S = 0.05, 1.0
-"""We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
 LONGEST_MODEL = 256
 LONGEST_ID = 128
 LONGEST_TIMEOUT = 32
 """What a client sends beyond this as its SDK's timeout is none, and is not remembered."""
-
-_DURATION = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
-_UNITS = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
+FORGIVEN_S = 60.0
+"""Whom its own limit keeps out for longer is not told to come back: no SDK should wait that long."""
 
 
 class Admission:
@@ -70,39 +70,28 @@ class Admission:
         self._count = 0
         self._snapshot: Snapshot | None = None
         self._router: Router | None = None
-        self._clients: Mapping[bytes, Client] | None = None
+        self._callers: Callers | None = None
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Serve by this snapshot from the next request on; live state carries over, exchanges under way keep theirs."""
         self.registry.adopt((provider.plan for provider in snapshot.providers.values()), self.surroundings.clock())
         plans = [provider.plan for provider in snapshot.providers.values()]
         self._router = Router(snapshot.routes, plans, self.registry, Policy())
-        # Looked up by digest: how long that takes tells nothing about the key itself.
-        self._clients = None if snapshot.clients is None else {client.digest: client for client in snapshot.clients}
+        self._callers = Callers(snapshot, self.registry, self.surroundings.clock())
         self.surroundings.memory.limit = snapshot.server.replay_total
         self._snapshot = snapshot
 
     def begin(self, head: RequestHead, sink: Sink) -> Intake:
         """Take a request; `ingress.http1.Service`."""
-        snapshot, router = self._snapshot, self._router
-        if snapshot is None or router is None:
+        snapshot, router, callers = self._snapshot, self._router, self._callers
+        if snapshot is None or router is None or callers is None:
             raise Refused(503, Reason.DRAINING, "The gateway is not ready yet.")
         fields = head.fields
         record = ExchangeRecord(self._request_id(fields), self.surroundings.clock())
-        intake = Intake(self, snapshot, router, head, fields, record, sink)
+        intake = Intake(self, snapshot, router, callers, head, fields, record, sink)
         self.active.add(intake)
         intake.begin()
         return intake
-
-    def authenticate(self, fields: Mapping[bytes, bytes]) -> Client | None:
-        """Return the calling client, None where no `clients` are set; raises Refused for a stranger."""
-        if self._clients is None:
-            return None
-        key = client_key(fields)
-        client = self._clients.get(hashlib.sha256(key).digest()) if key else None
-        if client is None:
-            raise Refused(401, Reason.UNKNOWN_CLIENT, "The gateway does not accept these credentials.")
-        return client
 
     def drain(self) -> None:
         """End every exchange that is still under way."""
@@ -123,8 +112,10 @@ class Intake:
     """One request on its way in; the `Source` that the server feeds."""
 
     __slots__ = (
+        "_account",
         "_admission",
         "_body",
+        "_callers",
         "_client",
         "_driver",
         "_fields",
@@ -143,6 +134,7 @@ class Intake:
         admission: Admission,
         snapshot: Snapshot,
         router: Router,
+        callers: Callers,
         head: RequestHead,
         fields: Mapping[bytes, bytes],
         record: ExchangeRecord,
@@ -151,6 +143,7 @@ class Intake:
         self._admission = admission
         self._snapshot = snapshot
         self._router = router
+        self._callers = callers
         self._head = head
         self._fields = fields
         self._sink = sink
@@ -158,6 +151,8 @@ class Intake:
         self._kind = "none"
         self._client: Client | None = None
         """As authenticated at the request's begin; a reload meanwhile changes nothing about it."""
+        self._account: Account | None = None
+        """Its own limits."""
         self._driver: Driver | None = None
         self._over = False
         self._body = RequestBody(admission.surroundings.memory, snapshot.server.replay_bytes, sink, self._overflowed)
@@ -173,9 +168,11 @@ class Intake:
             self._body.complete = True
         try:
             self._check_loop()
-            self._client = self._admission.authenticate(self._fields)
+            self._client = self._callers.authenticate(self._fields)
             if self._client is not None:
                 record.client = self._client.name
+                self._account = self._callers.account(self._client)
+            record.priority = priority_of(self._client, self._fields.get(b"x-gateway-priority"))
             if self._head.has_body and self._fields.get(b"content-encoding", b"identity").lower() == b"identity":
                 self._kind = body_model_kind(inbound, self._fields.get(b"content-type", b""))
             if self._kind == "none":
@@ -294,6 +291,9 @@ class Intake:
         stated, read_timeout = self._fields.get(b"x-gateway-timeout"), self._fields.get(b"x-stainless-read-timeout")
         if read_timeout is not None and len(read_timeout) > LONGEST_TIMEOUT:
             read_timeout = None
+        deadline_at = record.received_at + min(choice.policy.deadline_s, patience(stated, read_timeout))
+        retries = self._fields.get(b"x-stainless-retry-count")
+        measured = partial(_measured, self._body, facts, inbound.family)
         ask = Ask(
             route=choice.route,
             policy=choice.policy,
@@ -301,19 +301,36 @@ class Intake:
             family=inbound.family,
             stream=record.stream,
             safe=self._head.method in SAFE,
-            deadline_at=record.received_at + min(choice.policy.deadline_s, patience(stated, read_timeout)),
+            deadline_at=deadline_at,
             foreign_key=foreign_key,
-            already_retried=self._already_retried(),
+            already_retried=retries is not None and retries.isdigit() and retries.strip(b"0") != b"",
+            may_be_back=retries != b"0",
             client=record.client or foreign_key or self._sink.peer,
             size=self._body.size,
             hedges=choice.hedges if choice.hedges is not None and self._may_hedge(choice.policy, facts) else None,
+            priority=record.priority,
+            weight=1.0 if self._client is None else self._client.plan.weight,
+            balance=choice.balance,
+            measure=measured,
+            # Last, because nothing may go wrong between this and the exchange, which gives it back.
+            booking=None if self._account is None else self._book(self._account, places[0], measured),
         )
         surroundings = admission.surroundings
         exchange = Exchange(ask, record, admission.chance)
         exchange.intact = self._body.intact
-        request = Request(self._head, inbound, self._body, facts, foreign=foreign_key is not None)
+        request = Request(self._head, inbound, self._body, facts, foreign=foreign_key is not None, account=self._account)
         self._driver = Driver(surroundings, self._snapshot, exchange, request, self._sink, self._ended)
         self._driver.start()
+
+    def _book(self, account: Account, place: Place, measured: Callable[[], Prompt]) -> Reservation:
+        """Take what this request needs of its client's own limits; raises Refused where there is no room."""
+        now = self._admission.surroundings.clock()
+        booked = account.admit(now, place.gate.ratio.cost(measured()) if account.quota.counts_tokens else FREE)
+        if isinstance(booked, Reservation):
+            return booked
+        name, limit, delay_s = self.record.client, booked.limit, booked.delay_s
+        message = f"The client {name} has reached a limit of its own: {limit}. There is room for this request in {delay_s:.1f} s."
+        raise Refused(429, Reason.CLIENT_LIMIT, message, delay_s=delay_s)
 
     def _may_hedge(self, policy: Policy, facts: BodyFacts | None) -> bool:
         """Whether a second attempt may run beside the first.
@@ -385,10 +402,6 @@ class Intake:
         own = tuple(place for place in places if place.provider is home.provider)
         return own, hashlib.sha256(key).hexdigest()[:16]
 
-    def _already_retried(self) -> bool:
-        count = self._fields.get(b"x-stainless-retry-count", b"0")
-        return count.isdigit() and count.strip(b"0") != b""
-
     # -- ends -----------------------------------------------------------------------------------------------------------------
 
     def _refuse(self, refused: Refused) -> None:
@@ -405,6 +418,13 @@ class Intake:
         record.status, record.bytes_out = refused.status, len(body)
         self._end(Ending.FAILED if refused.reason is Reason.INTERNAL else Ending.REFUSED, refused.reason)
         lines = [b"Content-Type: application/json\r\n", gateway_lines(record, record.ended_at, refused.reason)]
+        if refused.delay_s is not None:
+            known = refused.delay_s <= FORGIVEN_S
+            delay_s = min(FORGIVEN_S, refused.delay_s * self._admission.chance.uniform(1.0, 1.1)) if known else None
+            lines += advice_lines(Advice(retry=known, delay_s=delay_s))
+        if self._account is not None:
+            now, now_unix = self._admission.surroundings.clock(), self._admission.surroundings.unix()
+            lines += limit_lines(self._account.quota.buckets, self._inbound.shape, now=now, now_unix=now_unix)
         if refused.status >= 500:
             # SDKs retry these by themselves: say whether that can help, and let not all come back at once.
             again = refused.status == 503
@@ -438,34 +458,6 @@ class Intake:
         self._admission.active.discard(self)
 
 
-def client_key(fields: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the key a client presents, from whichever header its SDK uses; None where there is none."""
-    for name in KEY_HEADERS:
-        value = fields.get(name)
-        if value:
-            if name == b"authorization":
-                scheme, _, key = value.partition(b" ")
-                return key.strip() or None if scheme.lower() == b"bearer" else value
-            return value
-    return None
-
-
-@lru_cache(maxsize=1024)
-def patience(stated: bytes | None, read_timeout: bytes | None) -> float:
-    """Return how long a client will wait for the first bytes of an answer, in seconds.
-
-    `stated`: its `x-gateway-timeout`, which must be a duration, else Refused is raised. `read_timeout`: what its SDK says of
-    itself; not ours to judge: one that sends "NOT_GIVEN" there has no timeout.
-    """
-    patience_s = float("inf")
-    if stated is not None:
-        found = _DURATION.fullmatch(stated.strip())
-        if found is None or float(found[1]) <= 0:
-            raise Refused(400, Reason.BAD_REQUEST, 'x-gateway-timeout must be a duration such as "2s" or "500ms".')
-        patience_s = float(found[1]) * _UNITS[found[2]]
-    if read_timeout is not None:
-        found = _DURATION.fullmatch(read_timeout)
-        if found is not None and found[2] is None and float(found[1]) > 0:
-            seconds = float(found[1])
-            patience_s = min(patience_s, seconds - min(MARGIN_S, MARGIN_SHARE * seconds))
-    return patience_s
+def _measured(body: RequestBody, facts: BodyFacts | None, family: Family) -> Prompt:
+    """Measure a request by what is there of its body when somebody asks; most often nobody does."""
+    return measure(body.size, body.chunks, facts, family)

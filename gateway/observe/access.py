@@ -16,6 +16,7 @@ import orjson
 
 from gateway.core.record import ExchangeRecord, trail
 from gateway.observe.hedges import summary
+from gateway.observe.table import PRIORITIES
 from gateway.observe.writer import LineWriter
 
 PATH_CHARS = 512
@@ -55,11 +56,13 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
     """Render one line, with its line feed.
 
     `provider`, `upstream_status` and `upstream_code` are those of the attempt whose answer the client got, else of the last one.
-    Times are milliseconds; what did not happen is null.
+    `queue_ms` is all waiting for providers' limits together, `spilled_from` names the providers that had no room in time. Times are
+    milliseconds; what did not happen is null.
     """
     attempts = record.attempts
     last = record.winner or (attempts[-1] if attempts else None)
     tokens_in, tokens_out = record.usage or (None, None)
+    waits, spills = record.waits, record.spills
     fields: dict[str, Any] = {
         "ts": stamp,
         "request_id": record.request_id,
@@ -70,6 +73,7 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
         "path": record.path[:PATH_CHARS],
         "model": record.model,
         "stream": record.stream,
+        "priority": PRIORITIES[record.priority],
         "status": record.status,
         "outcome": record.ending,
         "reason": record.reason,
@@ -77,6 +81,7 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
         "trail": trail(attempts, record.ended_at),
         "attempts": len(attempts),
         "saved_by": record.saved_by,
+        "spilled_from": "" if spills is None else ", ".join([provider for provider, _ in spills]),
         "hedge": record.hedge_skipped if len(attempts) < 2 else summary(record),
         "upstream_status": None if last is None or not last.status else last.status,
         "upstream_code": "" if last is None else last.code,
@@ -84,6 +89,7 @@ def line(record: ExchangeRecord, stamp: str, first_token_s: float | None, overhe
         "duration_ms": int((record.ended_at - record.received_at) * 1e6) / 1e3,
         "first_token_ms": None if first_token_s is None else int(first_token_s * 1e6) / 1e3,
         "overhead_ms": None if overhead_s is None else int(overhead_s * 1e6) / 1e3,
+        "queue_ms": None if waits is None else int(sum([seconds for _, _, seconds in waits]) * 1e6) / 1e3,
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "input_tokens": tokens_in,

@@ -2,10 +2,9 @@
 
 Law 5: reasons, verdicts and outcomes are label values verbatim. Law 11: no label value comes from a request as it stands; routes,
 clients and providers are names of the configuration, models are bounded by `*`, codes by their kind, and every metric by a number
-of label sets. Law 12: no label holds a secret, because none is made from a header or a body. Label sets are created at zero when a
-configuration is loaded, so that `rate()` and `increase()` see the first event, which would otherwise appear as a series that
-starts at one. Separate from `table`, which is the contract with whoever reads the metrics, and from `observer`, which knows which
-event of an exchange moves which of them.
+of label sets. Law 12: no label holds a secret, because none is made from a header or a body. Separate from `table`, which is the
+contract with whoever reads the metrics, from `expected`, which knows what a configuration may bring, from `gauges`, which are not
+counted, and from `observer`, which knows which event of an exchange moves which of them.
 
 Everything here belongs to the event loop's thread.
 """
@@ -13,82 +12,25 @@ Everything here belongs to the event loop's thread.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, product
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 
 from gateway import __version__
 from gateway.config.snapshot import Snapshot
-from gateway.core.plan import Route, Target
+from gateway.core.plan import Priority
 from gateway.core.record import Ending, ExchangeRecord, Kind
-from gateway.core.verdicts import Fault, IOFault
 from gateway.errors import Reason
-from gateway.observe.hedges import RESULTS
+from gateway.observe.expected import IO_CODES, TOKEN_TYPES, expected, models
+from gateway.observe.gauges import State, bounded, gauges
 from gateway.observe.series import CONTENT_TYPE, Count, Counts, Spread, Spreads, gauge_text
-from gateway.observe.table import TABLE
+from gateway.observe.table import PRIORITIES, TABLE
 
 RELOAD_RESULTS = ("ok", "rejected")
-TOKEN_TYPES = ("input", "output")
-BREAKER_STATES = ("closed", "open", "half_open")
-ANY_MODEL = "*"
-
-_PREPARED = 2_000
-"""Label sets that one configuration may create ahead, per metric; the likeliest come first."""
 
 _BOUND = 10_000
 """Sets of cells remembered per kind of event; forgotten together when there are more."""
-
-_IO_CODES = frozenset(map(str, IOFault))
-
-_USUAL_KINDS = (str(Kind.FIRST), str(Kind.FAILOVER), str(Kind.RETRY))
-_HEDGE, _RESUME = str(Kind.HEDGE), str(Kind.RESUME)
-_USUAL_CODES = (*map(str, (200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)), *sorted(_IO_CODES))
-_VERDICTS = ("ok", *map(str, Fault), "cancelled")
-_USUAL_ENDS: tuple[tuple[Ending, Reason], ...] = (
-    (Ending.OK, Reason.NONE),
-    (Ending.CALLER_ERROR, Reason.CALLER),
-    (Ending.CLIENT_GONE, Reason.CLIENT_GONE),
-    (Ending.FAILED, Reason.ATTEMPTS_EXHAUSTED),
-    (Ending.FAILED, Reason.DEADLINE),
-    (Ending.FAILED, Reason.NOT_RETRYABLE),
-    (Ending.FAILED, Reason.NO_TARGET),
-    (Ending.FAILED, Reason.RETRY_BUDGET),
-    (Ending.FAILED, Reason.STREAM_BROKEN),
-    (Ending.REFUSED, Reason.BREAKERS_OPEN),
-    (Ending.REFUSED, Reason.CREDENTIALS_BENCHED),
-    (Ending.REFUSED, Reason.RATE_LIMITED),
-)
-_UNROUTED_REFUSALS = (
-    Reason.BAD_REQUEST,
-    Reason.BODY_TOO_LARGE,
-    Reason.CONNECTION_LIMIT,
-    Reason.DRAINING,
-    Reason.MODEL_NOT_ALLOWED,
-    Reason.NO_ROUTE,
-    Reason.REQUEST_TIMEOUT,
-    Reason.UNKNOWN_CLIENT,
-)
-
-
-_T = TypeVar("_T")
-
-
-class State(Protocol):
-    """Live state, asked at scrape time. Models are their names as sent upstream, empty for a provider as a whole."""
-
-    def breakers(self) -> Iterable[tuple[str, str, str, float]]:
-        """Yield (provider, model, family, admitted share)."""
-        ...
-
-    def budgets(self) -> Iterable[tuple[str, float]]:
-        """Yield (provider, balance in retries)."""
-        ...
-
-    def benched(self) -> Iterable[tuple[str, int]]:
-        """Yield (provider, number of credentials out of use)."""
-        ...
 
 
 class EndCells(NamedTuple):
@@ -119,25 +61,32 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
-        self._requests = Counts(TABLE["gateway_requests_total"])
-        self._duration = Spreads(TABLE["gateway_request_duration_seconds"])
-        self._first_token = Spreads(TABLE["gateway_first_token_seconds"])
-        self._overhead = Spreads(TABLE["gateway_overhead_seconds"])
-        self._inflight = Counts(TABLE["gateway_inflight_requests"])
-        self._saved = Counts(TABLE["gateway_saved_requests_total"])
-        self._attempts = Counts(TABLE["gateway_attempts_total"])
-        self._attempt_duration = Spreads(TABLE["gateway_attempt_duration_seconds"])
-        self._responses = Counts(TABLE["gateway_upstream_responses_total"])
-        self._transitions = Counts(TABLE["gateway_breaker_transitions_total"])
-        self._tokens = Counts(TABLE["gateway_tokens_total"])
-        self._broken = Counts(TABLE["gateway_streams_broken_total"])
-        self._hedges = Counts(TABLE["gateway_hedges_total"])
-        self._wasted = Counts(TABLE["gateway_wasted_tokens_total"])
-        self._overflowed = Counts(TABLE["gateway_held_streams_overflowed_total"])
-        self._frames = Counts(TABLE["gateway_frames_dropped_total"])
-        self._reloads = Counts(TABLE["gateway_config_reloads_total"])
-        self._lag = Spreads(TABLE["gateway_loop_lag_seconds"])
-        self._dropped_line = Counts(TABLE["gateway_log_lines_dropped_total"])
+        self._series: dict[str, Counts | Spreads] = {}
+        self._requests = self._counts("gateway_requests_total")
+        self._duration = self._spreads("gateway_request_duration_seconds")
+        self._first_token = self._spreads("gateway_first_token_seconds")
+        self._overhead = self._spreads("gateway_overhead_seconds")
+        self._errors = self._counts("gateway_error_responses_total")
+        self._inflight = self._counts("gateway_inflight_requests")
+        self._saved = self._counts("gateway_saved_requests_total")
+        self._attempts = self._counts("gateway_attempts_total")
+        self._attempt_duration = self._spreads("gateway_attempt_duration_seconds")
+        self._responses = self._counts("gateway_upstream_responses_total")
+        self._transitions = self._counts("gateway_breaker_transitions_total")
+        self._queue_waits = self._spreads("gateway_queue_wait_seconds")
+        self._throttled = self._counts("gateway_throttle_seconds_total")
+        self._spills = self._counts("gateway_spills_total")
+        self._sheds = self._counts("gateway_sheds_total")
+        self._estimates = self._spreads("gateway_token_estimate_ratio")
+        self._tokens = self._counts("gateway_tokens_total")
+        self._broken = self._counts("gateway_streams_broken_total")
+        self._hedges = self._counts("gateway_hedges_total")
+        self._wasted = self._counts("gateway_wasted_tokens_total")
+        self._overflowed = self._counts("gateway_held_streams_overflowed_total")
+        self._frames = self._counts("gateway_frames_dropped_total")
+        self._reloads = self._counts("gateway_config_reloads_total")
+        self._lag = self._spreads("gateway_loop_lag_seconds")
+        self._dropped_line = self._counts("gateway_log_lines_dropped_total")
         self._lag_cell = self._lag.at()
         self._dropped_cell = self._dropped_line.at()
 
@@ -226,11 +175,32 @@ class Metrics:
         """Count frames of a stream that were left out."""
         self._frames.at(route).value += count
 
+    def errored(self, route: str, client: str, status: int) -> None:
+        """Count an answer of 400 or more by its status, as the client got it."""
+        self._errors.at(route, client, _code(status)).value += 1
+
+    def queued(self, provider: str, model_label: str, priority: Priority, seconds: float) -> None:
+        """Count one wait for a provider's limits."""
+        self._queue_waits.at(provider, model_label, PRIORITIES[priority]).add(seconds)
+        self._throttled.at(provider).value += seconds
+
+    def spilled(self, route: str, provider: str) -> None:
+        """Count a request that this provider's limits have sent elsewhere."""
+        self._spills.at(route, provider).value += 1
+
+    def shed(self, provider: str, model_label: str, priority: Priority, reason: Reason) -> None:
+        """Count a request that was sent away from a queue."""
+        self._sheds.at(provider, model_label, PRIORITIES[priority], str(reason)).value += 1
+
+    def estimated(self, provider: str, model_label: str, ratio: float) -> None:
+        """Tell how good the estimate of a prompt was: estimated by reported tokens."""
+        self._estimates.at(provider, model_label).add(ratio)
+
     # What the rest of the gateway tells.
 
     def breaker_moved(self, provider: str, model: str, family: str, to: str) -> None:
         """Count a breaker's change to the state `to`; `model` and `family` are empty for a provider's own breaker."""
-        self._transitions.at(provider, self._bounded(model), family, to).value += 1
+        self._transitions.at(provider, bounded(model, self._models), family, to).value += 1
 
     def config_reloaded(self, result: str) -> None:
         """Count a reload: `ok` or `rejected`."""
@@ -260,110 +230,35 @@ class Metrics:
         Where former configurations have filled half of what a metric may hold, their label sets are forgotten first.
         """
         self.config_info(snapshot.digest)
-        self._models = frozenset(model for route in snapshot.routes for _, model in _labels(route))
+        self._models = models(snapshot)
         self._make_room()
-
-        routes = [route.name for route in snapshot.routes]
-        clients = [""] if snapshot.clients is None else [client.name for client in snapshot.clients]
-        served = [(route.name, *label) for route in snapshot.routes for label in _labels(route)]
-        places = list(dict.fromkeys((provider, model) for _, provider, model in served))
-        providers = list(snapshot.providers)
-
-        for route in routes:
-            self._inflight.at(route)
-            self._first_token.at(route)
-            self._overhead.at(route)
-            self._frames.at(route)
-            for stream in ("false", "true"):
-                self._duration.at(route, stream)
-            for kind in _USUAL_KINDS[1:]:
-                self._saved.at(route, kind)
-        for reason in _UNROUTED_REFUSALS:
-            self._requests.at("", "", str(Ending.REFUSED), str(reason))
-        for (ending, reason), route, client in _first(product(_USUAL_ENDS, routes, clients)):
-            self._requests.at(route, client, str(ending), str(reason))
-        self._prepare_deliveries(snapshot)
-        unused = {(route.name, kind) for route in snapshot.routes for kind in _unused_kinds(route)}
-        kinds = (
-            (verdict, kind, place)
-            for verdict, kind, place in product(_VERDICTS, (*_USUAL_KINDS, _HEDGE, _RESUME), served)
-            if (place[0], kind) not in unused
-        )
-        for verdict, kind, (route, provider, model) in _first(kinds):
-            self._attempts.at(route, provider, model, kind, verdict)
-        for provider, model in places[: _PREPARED // 10]:
-            self._attempt_duration.at(provider, model)
-        for recovered, (provider, model) in _first(product(("false", "true"), places)):
-            self._broken.at(provider, model, recovered)
-        for tokens, (provider, model) in _first(product(TOKEN_TYPES, places)):
-            self._tokens.at(provider, model, tokens)
-        for provider, code in _first((provider, code) for code in _USUAL_CODES for provider in providers):
-            self._responses.at(provider, code)
-        for provider, to in _first((provider, to) for to in BREAKER_STATES for provider in providers):
-            self._transitions.at(provider, "", "", to)
-
-    def _prepare_deliveries(self, snapshot: Snapshot) -> None:
-        """What only routes have that hedge, hold streams back or resume them."""
-        for route in snapshot.routes:
-            for kind in {_HEDGE, _RESUME}.difference(_unused_kinds(route)):
-                self._saved.at(route.name, kind)
-            if route.policy.stream.hold_s:
-                self._overflowed.at(route.name)
-            if route.policy.hedge is not None:
-                for result in RESULTS:
-                    self._hedges.at(route.name, result)
-                for target in route.targets:
-                    self._wasted.at(target.provider.name)
+        for name, values in expected(snapshot):
+            self._series[name].at(*values)
 
     def expose(self) -> tuple[bytes, str]:
         """Return everything in the text exposition format, and its content type."""
         if self._dropped is not None:
             self._dropped_cell.value = self._dropped()
-        states = self._states
-        breakers = (
-            ((provider, self._bounded(model), family), share)
-            for state in states
-            for provider, model, family, share in state.breakers()
-        )
-        budgets = (((provider,), balance) for state in states for provider, balance in state.budgets())
-        benched = (((provider,), float(number)) for state in states for provider, number in state.benched())
         text = "".join(
             (
-                *(series.text() for series in self._series()),
-                gauge_text(TABLE["gateway_breaker_share"], breakers),
-                gauge_text(TABLE["gateway_retry_budget_balance"], budgets),
-                gauge_text(TABLE["gateway_credentials_benched"], benched),
+                *(series.text() for series in self._series.values()),
+                *gauges(self._states, self._models),
                 gauge_text(TABLE["gateway_config_info"], [((self._config_hash,), 1)] if self._config_hash else []),
                 gauge_text(TABLE["gateway_build_info"], [((__version__, platform.python_version()), 1)]),
             ),
         )
         return text.encode("utf-8") + generate_latest(self.registry), CONTENT_TYPE
 
-    def _series(self) -> tuple[Counts | Spreads, ...]:
-        return (
-            self._requests,
-            self._duration,
-            self._first_token,
-            self._overhead,
-            self._inflight,
-            self._saved,
-            self._attempts,
-            self._attempt_duration,
-            self._responses,
-            self._transitions,
-            self._tokens,
-            self._broken,
-            self._hedges,
-            self._wasted,
-            self._overflowed,
-            self._frames,
-            self._reloads,
-            self._lag,
-            self._dropped_line,
-        )
+    def _counts(self, name: str) -> Counts:
+        series = self._series[name] = Counts(TABLE[name])
+        return series
+
+    def _spreads(self, name: str) -> Spreads:
+        series = self._series[name] = Spreads(TABLE[name])
+        return series
 
     def _make_room(self) -> None:
-        crowded = [series for series in self._series() if series.crowded and series is not self._inflight]
+        crowded = [series for series in self._series.values() if series.crowded and series is not self._inflight]
         for series in crowded:
             series.clear()
         if crowded:
@@ -371,35 +266,8 @@ class Metrics:
             self.attempt_cells.clear()
             self.token_cells.clear()
 
-    def _bounded(self, model: str) -> str:
-        return model if not model or model in self._models else ANY_MODEL
-
-
-def _first(label_sets: Iterable[_T]) -> Iterator[_T]:
-    return islice(label_sets, _PREPARED)
-
 
 def _code(answer: int | str) -> str:
     if isinstance(answer, int):
         return str(answer) if 100 <= answer <= 599 else "other"
-    return answer if answer in _IO_CODES else "other"
-
-
-def _unused_kinds(route: Route) -> list[str]:
-    """Return the kinds of attempts that this route's policy does not allow."""
-    policy = route.policy
-    return [kind for kind, used in ((_HEDGE, policy.hedge is not None), (_RESUME, policy.stream.resume)) if not used]
-
-
-def _labels(route: Route) -> Iterator[tuple[str, str]]:
-    """Yield (provider, model label) of every place that a route leads to; the client's own names only where they are listed."""
-    literal = [name for name in route.models or () if not any(sign in name for sign in "*?[")]
-    open_ended = route.models is None or len(literal) < len(route.models)
-    for target in route.targets:
-        yield from ((target.provider.name, model) for model in _models_at(target, literal, open_ended))
-
-
-def _models_at(target: Target, literal: list[str], open_ended: bool) -> list[str]:
-    if target.model is not None:
-        return [target.model]
-    return [*literal, ANY_MODEL] if open_ended else literal
+    return answer if answer in IO_CODES else "other"

@@ -15,6 +15,9 @@ from gateway.observe.access import AccessLog
 from gateway.observe.hedges import results, wasted
 from gateway.observe.metrics import Metrics
 
+ERROR = 400
+"""Statuses from here on say that a request did not succeed (RFC 9110, section 15)."""
+
 _BROKEN = "stream_broken"
 _OK = "ok"
 
@@ -45,6 +48,8 @@ class Observer:
             responses.value += 1
         if duration is not None and sent_at:
             duration.add(attempt.ended_at - sent_at)
+        if attempt.estimate and attempt.usage is not None and attempt.usage[0]:
+            metrics.estimated(attempt.provider, attempt.model_label, attempt.estimate / attempt.usage[0])
 
     def ended(self, record: ExchangeRecord) -> None:
         """An exchange ended, in whatever way: its one terminal event."""
@@ -75,6 +80,8 @@ class Observer:
             or record.hedge_skipped
             or record.hold_overflowed
             or record.frames_dropped
+            or record.waits is not None
+            or record.spills is not None
         ):
             self._eventful(record)
 
@@ -83,6 +90,14 @@ class Observer:
     def _eventful(self, record: ExchangeRecord) -> None:
         """Count what an exchange does not have whose first and only attempt gave a whole, good answer in time."""
         metrics, route = self._metrics, record.route
+        if record.status >= ERROR:
+            metrics.errored(route, record.client, record.status)
+        for provider, model, seconds in record.waits or ():
+            metrics.queued(provider, model, record.priority, seconds)
+        for provider, _ in record.spills or ():
+            metrics.spilled(route, provider)
+        for provider, model, reason in record.shed or ():
+            metrics.shed(provider, model, record.priority, reason)
         if record.saved_by is not None:
             metrics.saved(route, record.saved_by)
         for attempt in record.attempts:
@@ -122,7 +137,7 @@ def overhead(record: ExchangeRecord) -> float | None:
     head went out. That is the whole answer where it was held back to the end, else its first content, else its head.
     """
     winner = record.winner
-    if winner is None or len(record.attempts) != 1 or not winner.sent_at or not record.opened_at:
+    if winner is None or len(record.attempts) != 1 or not winner.sent_at or not record.opened_at or record.waits is not None:
         return None
     opened_at = record.opened_at
     if record.stream and winner.content_at and winner.content_at != opened_at:

@@ -44,7 +44,7 @@ class Spec:
     labels: tuple[str, ...]
     help: str
     bounds: tuple[float, ...] = ()
-    """Upper bounds of a histogram's buckets in seconds, ascending, without infinity."""
+    """Upper bounds of a histogram's buckets in its unit, ascending, without infinity."""
 
     def preamble(self) -> str:
         """Return the `# HELP` and `# TYPE` lines."""
@@ -69,7 +69,7 @@ class Count:
 
     def __init__(self, line: str) -> None:
         self.line = line
-        self.value = 0
+        self.value: float = 0
 
     def text(self) -> str:
         """Return the sample's line."""

@@ -7,6 +7,7 @@ stands here.
 
 from __future__ import annotations
 
+from gateway.core.plan import Priority
 from gateway.observe.series import Shape, Spec
 
 LATENCY_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
@@ -15,6 +16,15 @@ LATENCY_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 
 OVERHEAD_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+QUEUE_S = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Waiting is bounded by `queue.wait`, 10 s unless the configuration says otherwise, and by clients' patience."""
+
+RATIO = (0.25, 0.4, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 2.5, 4.0)
+"""Too little and too much by the same factor are as bad, so that the bounds are the same on both sides of 1."""
+
+PRIORITIES = tuple(priority.label for priority in Priority)
+"""Label values, found by `Priority`: a property would be called for every log line."""
 
 _COUNTER, _GAUGE, _HISTOGRAM = Shape.COUNTER, Shape.GAUGE, Shape.HISTOGRAM
 
@@ -25,7 +35,7 @@ TABLE: dict[str, Spec] = {
             "gateway_requests_total",
             _COUNTER,
             ("route", "client", "outcome", "reason"),
-            "Client requests that ended, by what the client got and why.",
+            "Client requests that ended, by what the client got and why; callers with an unknown key: reason unknown_client.",
         ),
         Spec(
             "gateway_request_duration_seconds",
@@ -47,6 +57,12 @@ TABLE: dict[str, Spec] = {
             ("route",),
             "Time that the gateway itself added before sending and after hearing; only requests with a single attempt.",
             OVERHEAD_S,
+        ),
+        Spec(
+            "gateway_error_responses_total",
+            _COUNTER,
+            ("route", "client", "code"),
+            "Answers with a status of 400 or more that clients were given, by HTTP status: providers' own and the gateway's.",
         ),
         Spec("gateway_inflight_requests", _GAUGE, ("route",), "Client requests under way."),
         Spec(
@@ -88,6 +104,68 @@ TABLE: dict[str, Spec] = {
         ),
         Spec("gateway_credentials_benched", _GAUGE, ("provider",), "Credentials of a provider that are out of use for now."),
         Spec("gateway_retry_budget_balance", _GAUGE, ("provider",), "Retries that a provider's budget would still pay for."),
+        Spec(
+            "gateway_queue_depth",
+            _GAUGE,
+            ("provider", "model", "priority"),
+            "Requests that wait for room at a provider's limits; model: its name, or that of the group that shares its limits.",
+        ),
+        Spec(
+            "gateway_queue_wait_seconds",
+            _HISTOGRAM,
+            ("provider", "model", "priority"),
+            "How long requests stood in a queue, whatever came of it; those that found room at once are left out.",
+            QUEUE_S,
+        ),
+        Spec(
+            "gateway_throttle_seconds_total",
+            _COUNTER,
+            ("provider",),
+            "Seconds that requests waited for a provider's limits, all together.",
+        ),
+        Spec(
+            "gateway_quota_limit",
+            _GAUGE,
+            ("provider", "model", "resource", "source"),
+            "What a provider's limit allows per second, or for the resource concurrent at the same time; the sum over our keys.",
+        ),
+        Spec(
+            "gateway_quota_burst",
+            _GAUGE,
+            ("provider", "model", "resource", "source"),
+            "What a provider's limit allows at once when nothing of it is used: the most that gateway_quota_remaining can be.",
+        ),
+        Spec(
+            "gateway_quota_remaining",
+            _GAUGE,
+            ("provider", "model", "resource", "source"),
+            "What a provider's limit has room for now; below zero where it is overdrawn. Of several on one resource the tightest.",
+        ),
+        Spec(
+            "gateway_throttle_share",
+            _GAUGE,
+            ("provider", "model"),
+            "Share of requests that are sent to a target which refuses most of them, 0 to 1; 1 is a calm day.",
+        ),
+        Spec(
+            "gateway_spills_total",
+            _COUNTER,
+            ("route", "provider"),
+            "Requests that went to another target because this provider's limits had no room in time.",
+        ),
+        Spec(
+            "gateway_sheds_total",
+            _COUNTER,
+            ("provider", "model", "priority", "reason"),
+            "Requests that a queue sent away: it was full, or had stood for so long that not all could be answered in time.",
+        ),
+        Spec(
+            "gateway_token_estimate_ratio",
+            _HISTOGRAM,
+            ("provider", "model"),
+            "Tokens of a prompt as estimated before it was sent, by those that the provider reported; 1 is a good guess.",
+            RATIO,
+        ),
         Spec(
             "gateway_tokens_total",
             _COUNTER,

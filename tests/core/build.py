@@ -19,6 +19,7 @@ from gateway.core.actions import (
     Finish,
     Open,
     OpenEarly,
+    Queue,
     Refuse,
     Relay,
     Send,
@@ -26,10 +27,12 @@ from gateway.core.actions import (
 from gateway.core.attempt import NEVER, Ask, Attempt, Place
 from gateway.core.breaker import Breaker
 from gateway.core.exchange import Exchange
+from gateway.core.gate import Gate
 from gateway.core.hedge import HedgeBudget
 from gateway.core.latency import MIN_SAMPLES, History
 from gateway.core.plan import (
     BackoffPlan,
+    Balance,
     BreakerPlan,
     BudgetPlan,
     Family,
@@ -37,14 +40,21 @@ from gateway.core.plan import (
     Learned,
     Policy,
     Prefill,
+    Priority,
     ProviderPlan,
+    QuotaPlan,
+    RatePlan,
+    Resource,
     StreamPlan,
     Target,
     Timeouts,
 )
+from gateway.core.quota import Quota, Reservation
 from gateway.core.record import ExchangeRecord
 from gateway.core.registry import ProviderState, Registry
+from gateway.core.turns import Turn, called, look_at, usable
 from gateway.core.verdicts import Fault, Verdict
+from gateway.errors import Reason
 
 NOW = 1000.0
 MODEL = "gpt-4o"
@@ -70,6 +80,8 @@ def provider(
     breaker: BreakerPlan | None = None,
     budget: BudgetPlan | None = None,
     queue_wait: float = 10.0,
+    queue_depth: int = 1000,
+    quota: QuotaPlan | None = None,
     domain: str = "",
     dialect: str = "openai",
 ) -> ProviderPlan:
@@ -80,8 +92,37 @@ def provider(
         breaker=breaker or BreakerPlan(),
         budget=budget or BudgetPlan(),
         queue_wait_s=queue_wait,
+        queue_depth=queue_depth,
+        quota=quota or QuotaPlan(),
         dialect=dialect,
     )
+
+
+def limits(
+    requests: float | None = None,
+    *,
+    per: float = 1.0,
+    burst: float = 1.0,
+    tokens: float | None = None,
+    token_burst: float = 1.0,
+    concurrent: int | None = None,
+) -> QuotaPlan:
+    """So many requests and tokens `per` so many seconds."""
+    rates = []
+    if requests is not None:
+        rates.append(RatePlan(Resource.REQUESTS, requests, per, burst))
+    if tokens is not None:
+        rates.append(RatePlan(Resource.TOKENS, tokens, per, token_burst))
+    return QuotaPlan(tuple(rates), concurrent)
+
+
+class Prompt:
+    """A request whose tokens are known: no text is guessed at."""
+
+    def __init__(self, tokens: float, answer: int = 0) -> None:
+        self.text_bytes = 0
+        self.media_tokens = tokens
+        self.max_output = answer
 
 
 def policy(
@@ -125,6 +166,9 @@ class World:
         keys: Iterable[str] = ("key-1",),
         breaker: BreakerPlan | None = None,
         queue_wait: float = 10.0,
+        queue_depth: int = 1000,
+        quotas: Mapping[str, QuotaPlan] | None = None,
+        weights: Mapping[str, float] | None = None,
         domains: Mapping[str, str] | None = None,
         dialects: Mapping[str, str] | None = None,
         prefills: Mapping[str, Prefill] | None = None,
@@ -135,12 +179,17 @@ class World:
         self.registry = Registry(self.chance.uniform, self._moved)
         names = [target.rstrip("!").partition("/")[0].partition("?")[0] for target in targets]
         domains, dialects, self.prefills = domains or {}, dialects or {}, prefills or {}
+        quotas, self.weights = quotas or {}, weights or {}
+        self.queued: dict[object, Story] = {}
+        """Who waits in front of gates, by turn."""
         self.plans = {
             name: provider(
                 name,
                 keys=keys,
                 breaker=breaker,
                 queue_wait=queue_wait,
+                queue_depth=queue_depth,
+                quota=quotas.get(name),
                 domain=domains.get(name, name),
                 dialect=dialects.get(name, "openai"),
             )
@@ -175,6 +224,17 @@ class World:
     def state(self, name: str = "a") -> ProviderState:
         return self.registry.providers[name]
 
+    def gate(self, name: str = "a", foreign: str = "") -> Gate:
+        return self.state(name).gate(MODEL, foreign)
+
+    def quota(self, name: str = "a", key: str | None = "key-1") -> Quota:
+        return self.gate(name).quota(self.now, key)
+
+    def drains(self, name: str = "a", *, until: float, key: str | None = "key-1") -> None:
+        """Have others use up a provider's limits, so that the next request has room after so many seconds."""
+        for bucket in self.quota(name, key).buckets:
+            bucket.correct(self.now, min(1.0, bucket.burst) - until * bucket.per_s)
+
     def failures(self, name: str) -> int:
         """Failures counted against a target lately."""
         return self.breaker(name)._window.totals(self.now)[1]
@@ -207,10 +267,18 @@ class World:
         name, _, model = where.partition("/")
         only_for = frozenset(Fault(fault) for fault in faults.split(",") if fault)
         prefill = self.prefills.get(name, Prefill.NONE)
-        target = Target(self.plans[name], model or None, only_for=only_for, hedge=text.endswith("!"), prefill=prefill)
+        target = Target(
+            self.plans[name],
+            model or None,
+            only_for=only_for,
+            hedge=text.endswith("!"),
+            prefill=prefill,
+            weight=self.weights.get(name, 1.0),
+        )
         model = model or MODEL
         state = self.registry.target(target.provider, model, model, family)
-        return Place(target, model, model, self.registry.providers[name], state)
+        provider = self.registry.providers[name]
+        return Place(target, model, model, provider, state, provider.gate(model))
 
     def _moved(self, name: str, model: str, _family: str, state) -> None:
         self.moves.append(f"{name}/{model}: {state}" if model else f"{name}: {state}")
@@ -233,6 +301,12 @@ class Story:
         client: str = "one",
         size: int = 0,
         hedged: bool = True,
+        priority: Priority = Priority.STANDARD,
+        weight: float = 1.0,
+        may_be_back: bool = True,
+        balance: Balance = Balance.ORDERED,
+        prompt: Prompt | None = None,
+        booking: Reservation | None = None,
     ) -> None:
         self.world = world
         self.record = ExchangeRecord("req-1", world.now)
@@ -250,10 +324,21 @@ class Story:
             client=client,
             size=size,
             hedges=world.hedges if hedged and policy.hedge is not None else None,
+            priority=priority,
+            weight=weight,
+            may_be_back=may_be_back,
+            balance=balance,
+            measure=None if prompt is None else lambda: prompt,
+            booking=booking,
         )
         self.machine = Exchange(ask, self.record, world.chance)
         self.advice: Advice | None = None
         self.message = ""
+        self.turn: Turn | None = None
+        self.evicted: Story | None = None
+        """Who had to go from the queue for this one; itself where it was not let in."""
+        self.told_meanwhile: list[list[str]] = []
+        """What happened to it while another one's time was told."""
 
     # -- events ---------------------------------------------------------------------------------------------------------------
 
@@ -329,11 +414,51 @@ class Story:
         self.world.now += after
         return self.told(self.machine.timer(self.world.now))
 
+    def join(self, turn: Turn) -> None:
+        """Stand in the queue, as the driver sees to it; whoever had to go for it is told by hand (`sent_away`)."""
+        self.turn = turn
+        self.world.queued[turn] = self
+        gone = turn.gate.queue.join(self.world.now, turn)
+        self.evicted = None if gone is None else self.world.queued.pop(gone)
+
+    def room(self, after: float = 0.0) -> list[str]:
+        """The gate calls it, though there may be no room any longer."""
+        self.world.now += after
+        self.turn.gate.queue.leave(self.turn)
+        return self.told(self.machine.room(self.world.now, self.turn))
+
+    def sent_away(self, reason: Reason = Reason.QUEUE_FULL, after: float = 0.0) -> list[str]:
+        self.world.now += after
+        self.turn.gate.queue.leave(self.turn)
+        return self.told(self.machine.sent_away(self.world.now, self.turn, reason))
+
     def wakes(self) -> list[str]:
-        """Let time pass until the machine wants to be woken, and wake it."""
-        assert self.machine.wake_at != NEVER, "nothing would ever happen"
-        self.world.now = max(self.world.now, self.machine.wake_at)
-        return self.timer()
+        """Let time pass until something happens to it: the machine wants to be woken, or the queue calls it.
+
+        Others that are called before it have their turn; what they do is in their `told_meanwhile`.
+        """
+        while not self.told_meanwhile:
+            if not self.queued:
+                assert self.machine.wake_at != NEVER, "nothing would ever happen"
+                self.world.now = max(self.world.now, self.machine.wake_at)
+                return self.timer()
+            gate, now = self.turn.gate, self.world.now
+            turn = called(gate, now)
+            if turn is not None:
+                story = self.world.queued.pop(turn)
+                story.told_meanwhile.append(story.told(story.machine.room(now, turn)))
+            elif now >= self.machine.wake_at:
+                told = self.timer()
+                if told or not self.queued:
+                    return told
+            else:
+                self.world.now = max(now, min(look_at(gate, now), self.machine.wake_at))
+        return self.told_meanwhile.pop(0)
+
+    @property
+    def queued(self) -> bool:
+        """Whether it stands in a queue, and is not out of it for another reason."""
+        return self.turn is not None and self.machine.queued
 
     def answers(self, after: float = 0.0, *, of: str = "") -> list[str]:
         """The attempt goes well from here."""
@@ -363,8 +488,12 @@ class Story:
 
     @property
     def waits(self) -> float:
-        """Seconds until the machine wants to be woken."""
-        return round(self.machine.wake_at - self.world.now, 6)
+        """Seconds until the machine wants to be woken, or until the gate that it waits at has room."""
+        at = self.machine.wake_at
+        if self.queued:
+            turn = self.turn
+            at = usable(turn.place, turn.gate, turn.foreign, self.world.now, turn)[1]
+        return round(at - self.world.now, 6)
 
     @property
     def end(self) -> str:
@@ -378,6 +507,9 @@ class Story:
         words = []
         for action in actions:
             match action:
+                case Queue(turn=turn):
+                    words.append(f"queue {turn.place.provider.name}")
+                    self.join(turn)
                 case Send(attempt=attempt):
                     words.append(f"{attempt.kind} {_name(attempt)}")
                 case Cancel(attempt=attempt):

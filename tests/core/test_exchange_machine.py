@@ -14,17 +14,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.core.actions import Break, Cancel, Comfort, Commit, Finish, Open, OpenEarly, Refuse, Relay, Send
+from gateway.core.actions import Break, Cancel, Comfort, Commit, Finish, Open, OpenEarly, Queue, Refuse, Relay, Send
 from gateway.core.attempt import NEVER
-from gateway.core.breaker import Breaker, Permit
+from gateway.core.breaker import Breaker, Permit, State
 from gateway.core.budget import Budget
 from gateway.core.credentials import CredentialState
 from gateway.core.hedge import CAP
-from gateway.core.plan import INFERENCE, BreakerPlan, Family, HedgePlan, Learned, Prefill
+from gateway.core.plan import INFERENCE, Balance, BreakerPlan, Family, HedgePlan, Learned, Prefill, Priority, QuotaPlan
+from gateway.core.promises import Promises
+from gateway.core.quota import Cost, Quota
 from gateway.core.record import Ending, Kind
+from gateway.core.turns import called, usable
 from gateway.core.verdicts import FAULTS, Again, Fault, Scope, Verdict
 from gateway.errors import Reason
-from tests.core.build import World, policy, provider, shut
+from tests.core.build import Prompt, World, limits, policy, provider, shut
 
 TARGETS = ("a", "b", "a/other!", "c", "d", "b/big?context_length,content_policy")
 DOMAINS = {"d": "a"}
@@ -88,7 +91,16 @@ REQUESTS = {
     "client": st.sampled_from(["one", "two", "three"]),
     "hedged": st.sampled_from([True, True, False]),
     "resumable": st.sampled_from([True, True, False]),
+    "priority": st.sampled_from(Priority),
+    "may_be_back": st.sampled_from([True, True, False]),
+    "balance": st.sampled_from([*[Balance.ORDERED] * 4, *Balance]),
+    "tokens": st.sampled_from([None, 0, 10, 5_000]),
+    "room_in": st.sampled_from([*[0.0] * 6, 0.5, 2.0, 6.0]),
 }
+QUOTAS = (limits(2.0, burst=2.0), limits(1.0, tokens=100.0, token_burst=50.0), limits(concurrent=1), QuotaPlan())
+QUEUE_WAIT_S = 10.0
+ROOM = {Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED}
+"""Refusals for want of room: whoever can be promised some is told when to come back, the others to stay away."""
 ADVICE = {
     Reason.CALLER: None,
     Reason.RETRY_BUDGET: None,
@@ -96,8 +108,8 @@ ADVICE = {
     Reason.ATTEMPTS_EXHAUSTED: False,
     Reason.DEADLINE: False,
     Reason.NO_TARGET: False,
-    Reason.RATE_LIMITED: True,
     Reason.BREAKERS_OPEN: True,
+    Reason.THROTTLED: True,
     Reason.CREDENTIALS_BENCHED: False,
     Reason.DRAINING: True,
 }
@@ -149,12 +161,22 @@ class AnyExchange(RuleBasedStateMachine):
         seed=st.integers(0, 99),
         past=st.sampled_from(["none", "hanging", "good", "doubtful", "doubtful"]),
         saved=st.sampled_from([0.0, 1.0, 3.0]),
-        trouble=st.lists(st.integers(0, 99), max_size=3),
+        trouble=st.lists(st.integers(0, 199), max_size=3),
+        quotas=st.lists(st.sampled_from([QUOTAS[-1], *QUOTAS]), min_size=4, max_size=4),
+        depth=st.sampled_from([1000, 1000, 1, 0]),
         **REQUESTS,
     )
-    def begin(self, names, size, keys, seed, past, saved, trouble, **request):
+    def begin(self, names, size, keys, seed, past, saved, trouble, quotas, depth, **request):
         names = names[:size]
-        self.world = World(*names, keys=keys, breaker=BreakerPlan(consecutive=2, min_requests=4), domains=DOMAINS)
+        self.world = World(
+            *names,
+            keys=keys,
+            breaker=BreakerPlan(consecutive=2, min_requests=4),
+            domains=DOMAINS,
+            quotas=dict(zip("abcd", quotas, strict=True)),
+            queue_wait=QUEUE_WAIT_S,
+            queue_depth=depth,
+        )
         self.world.hedges.deposit(saved)
         self.allowance = saved
         self.world.chance = Random(seed)
@@ -162,10 +184,13 @@ class AnyExchange(RuleBasedStateMachine):
             state.budget = Ledger(state.plan.budget, self.world.now)
         self.failures, self.convictions, self.expected = Counter(), Counter(), Counter()
         self.elsewhere, self.sound, self.bystanders, self.given_up = False, False, [], {}
+        self.story, self.turn, self.was_called, self.promises, self.again = None, None, None, [], False
         self.patches = [
             patch.object(Breaker, "failed", self.counted(Breaker.failed)),
             patch.object(Permit, "convict", self.convicted(Permit.convict)),
             patch.object(CredentialState, "take", self.taken(CredentialState.take)),
+            patch.object(Quota, "reserve", self.reserved(Quota.reserve)),
+            patch.object(Promises, "give", self.given(Promises.give)),
         ]
         for patched in self.patches:
             patched.start()
@@ -196,9 +221,21 @@ class AnyExchange(RuleBasedStateMachine):
     def another_request(self, **request):
         self.new_exchange(**request)
 
-    def new_exchange(self, policy, foreign, hedged, resumable, **request):
+    def new_exchange(self, policy, foreign, hedged, resumable, tokens, room_in, **request):
         hedged = hedged and request["family"] in INFERENCE  # the rest is admission's
-        self.story = self.world.exchange(policy=policy, foreign_key="hash" if foreign else None, hedged=hedged, **request)
+        if room_in:
+            for place in self.world.places():
+                self.meets_the_limit(place, room_in)
+        self.own_limits = Quota(QuotaPlan(), self.world.now)
+        self.story = self.world.exchange(
+            policy=policy,
+            foreign_key="hash" if foreign else None,
+            hedged=hedged,
+            prompt=None if tokens is None else Prompt(tokens),
+            booking=self.own_limits.reserve(self.world.now, Cost()),
+            **request,
+        )
+        self.turn, self.was_called, self.promises, self.again = None, None, [], False
         self.policy, self.exchange = policy, self.story.machine
         self.ask = self.exchange._ask
         self.resumable = resumable
@@ -234,6 +271,23 @@ class AnyExchange(RuleBasedStateMachine):
 
         return check
 
+    def reserved(self, reserve):
+        def check(quota, now, cost):
+            # Only where the beginning of an answer was refused, it goes from the beginning at once.
+            assert self.again or quota.ready_at(now, cost) <= now, "nothing goes where there is no room"
+            return reserve(quota, now, cost)
+
+        return check
+
+    def given(self, give):
+        def note(*args, **more):
+            delay_s = give(*args, **more)
+            if not self.elsewhere:
+                self.promises.append(delay_s)
+            return delay_s
+
+        return note
+
     # -- the driver -------------------------------------------------------------------------------------------------------------
 
     def perform(self, actions):
@@ -245,6 +299,10 @@ class AnyExchange(RuleBasedStateMachine):
                 self.live.append(action.attempt)
             elif isinstance(action, Cancel):
                 self.live.remove(action.attempt)
+            elif isinstance(action, Queue):
+                self.check_queue(action.turn, now)
+                self.turn = action.turn
+                self.joins(self.story, action.turn)
             elif isinstance(action, OpenEarly):
                 assert self.opened is None
                 assert not self.early
@@ -272,6 +330,52 @@ class AnyExchange(RuleBasedStateMachine):
             assert Fault(self.ended.attempt.verdict) not in {Fault.CREDENTIAL, Fault.BILLING, Fault.EDGE_BLOCKED}
         assert self.exchange.done is (self.ended is not None)
         self.sound = True
+
+    def check_queue(self, turn, now):
+        assert not self.live, "whoever waits has nothing under way"
+        assert self.committed is None
+        assert not self.exchange.done
+        assert turn.place in self.ask.candidates
+        assert turn.since == now
+        assert now < turn.until <= min(now + QUEUE_WAIT_S - self.waited(), self.ask.deadline_at) + 1e-6
+        if turn.promised:
+            assert self.ask.may_be_back, "what is known to be new was not told to come back"
+        assert (self.ask.foreign_key is None) is (turn.gate is turn.place.gate), "law 11"
+
+    def waited(self):
+        return sum(seconds for *_, seconds in self.story.record.waits or ())
+
+    def joins(self, story, turn):
+        """Whoever has to go for it is told at once, or never: its own time runs out as well."""
+        self.world.queued[turn] = story
+        gone = turn.gate.queue.join(self.world.now, turn)
+        if gone is not None:
+            self.is_sent_away(gone, Reason.QUEUE_FULL)
+
+    def is_sent_away(self, turn, reason):
+        self.answers(turn, lambda machine: machine.sent_away(self.world.now, turn, reason))
+
+    def answers(self, turn, event):
+        """Something happens to whoever waits, be it this exchange or another one."""
+        if turn is self.turn:
+            self.was_called = turn
+            self.perform(event(self.exchange))
+            self.was_called = None
+        else:
+            self.elsewhere = True
+            story = self.world.queued[turn]
+            story.told(event(story.machine))
+            self.elsewhere = False
+
+    def check_order(self, attempt):
+        """Whoever waits goes before whoever comes."""
+        place = attempt.place
+        admitted = place.state.breaker.state is place.provider.breaker.state is State.CLOSED and place.gate.throttle.share(
+            self.world.now
+        )
+        if admitted == 1.0 and attempt.gate.queue:
+            opinion = any(verdict.fault is Fault.CALLER for _, verdict in self.said)
+            assert opinion or (self.was_called is not None and self.was_called.place is place)
 
     def check_comfort(self, now):
         plan = self.policy.stream
@@ -307,6 +411,7 @@ class AnyExchange(RuleBasedStateMachine):
             return
         assert self.committed is None
         assert now < self.ask.deadline_at
+        self.check_order(attempt)
         assert (attempt.kind is Kind.FIRST) is (attempt.number == 1)
         here = [(past, verdict) for past, verdict in self.said if past.place is place]
         if attempt.kind is Kind.HEDGE:
@@ -561,7 +666,9 @@ class AnyExchange(RuleBasedStateMachine):
         attempt = self.committed
         self.exchange.resumable = self.resumable and attempt.streaming
         self.over(attempt, verdict)
+        self.again = attempt.prefill is not Prefill.NONE and verdict.fault is Fault.CALLER
         self.perform(self.exchange.broke(self.world.now, attempt, verdict))
+        self.again = False
         assert isinstance(self.ended, Break) or self.live[0].kind is Kind.RESUME
 
     @precondition(lambda self: self.policy.stream.resume and self.committed is None and any(map(unsent, self.live)))
@@ -572,6 +679,44 @@ class AnyExchange(RuleBasedStateMachine):
             self.the_timer_rings()
         if self.committed in self.live:
             self.the_answer_breaks(verdict)
+
+    @precondition(lambda self: self.exchange.queued)
+    @rule(event=st.sampled_from(["look", "look", "look", "called", "full", "shed", "late"]))
+    def the_queue_moves(self, event):
+        turn, now = self.turn, self.world.now
+        if event == "look":
+            self.the_gate_is_looked_at(turn.gate)
+        elif event == "called" and usable(turn.place, turn.gate, turn.foreign, now, turn)[1] <= now:
+            # There was room for it; by now there may be none, for others met the limit.
+            turn.gate.queue.leave(turn)
+            if self.world.now % 2:
+                self.meets_the_limit(turn.place, 2.0)
+            self.answers(turn, lambda machine: machine.room(now, turn))
+        elif event in {"full", "shed"}:
+            turn.gate.queue.leave(turn)
+            self.is_sent_away(turn, Reason.QUEUE_FULL if event == "full" else Reason.SHED)
+        elif event == "late":
+            # It is called, or sent away, when it has already left.
+            self.time_passes(10.0)
+            if self.turn is not turn or self.exchange.done:
+                assert self.exchange.room(self.world.now, turn) == ()
+                assert self.exchange.sent_away(self.world.now, turn, Reason.SHED) == ()
+
+    def meets_the_limit(self, place, seconds):
+        """By others, who were told for how long there will be no room."""
+        for key in [*place.provider.credentials.values(), place.provider.foreign("hash"), place.provider.foreign("")]:
+            key.park(self.world.now, place.model, seconds)
+
+    def the_gate_is_looked_at(self, gate):
+        """As `egress.queues` does it."""
+        for gone in gate.queue.shed(self.world.now):
+            self.is_sent_away(gone, Reason.SHED)
+        for _ in range(50):
+            turn = called(gate, self.world.now)
+            if turn is None:
+                return
+            self.answers(turn, lambda machine, turn=turn: machine.room(self.world.now, turn))
+        raise AssertionError("whoever is called goes, and does not come back at once")
 
     @rule(seconds=SECONDS)
     def time_passes(self, seconds):
@@ -612,11 +757,11 @@ class AnyExchange(RuleBasedStateMachine):
         elif what == "body" and self.live and self.ask.hedges is None:
             self.exchange.intact = False
 
-    @rule(which=st.integers(0, 99))
+    @rule(which=st.integers(0, 199))
     def something_happens_elsewhere(self, which):
         world, now = self.world, self.world.now
         names = sorted(world.registry.providers)
-        name, what = names[which % len(names)], which // 5 % 10
+        name, what = names[which % len(names)], which // 5 % 13
         state = world.registry.providers[name]
         keys = [*state.credentials.values(), state.foreign("hash")]
         target = world.places()[which % len(world.targets)].state
@@ -637,13 +782,31 @@ class AnyExchange(RuleBasedStateMachine):
             self.many_are_rejected()
         elif what == 8:
             self.somebody_else_gives_up(target)
+        elif what == 10:
+            for quota in state.gate("gpt-4o").quotas.values():
+                for bucket in quota.buckets:
+                    bucket.correct(now, -[0.5, 3.0, 50.0][which % 3] * bucket.per_s)
+        elif what == 11:
+            state.gate("gpt-4o").promises.give(
+                now, ["one", "two"][which % 2], wait_s=0.0, tokens=1.0, tokens_per_s=None, requests_per_s=9.0
+            )
         elif self.bystanders and which % 2:
             self.bystanders.pop().drain()
+        elif self.bystanders and what == 12 and self.bystanders[-1].under_way:
+            self.bystanders[-1].fails("rate_limited" if which % 3 else "overloaded")
         else:
             bystander = world.exchange()
-            bystander.start()
+            self.starts(bystander)
             self.bystanders.append(bystander)
         self.elsewhere = False
+
+    def starts(self, bystander):
+        bystander.start()
+        gone = bystander.evicted
+        if gone is not None:
+            self.elsewhere = False
+            self.world.queued[gone.turn] = gone
+            self.is_sent_away(gone.turn, Reason.QUEUE_FULL)
 
     def somebody_else_gives_up(self, target):
         now, lived_at = self.world.now, target.breaker.lived_at
@@ -669,6 +832,7 @@ class AnyExchange(RuleBasedStateMachine):
             ended = [permit._ended for permit in attempt._permits]
             assert ended == [attempt not in self.live] * 2, "a permit ends with its attempt"
         self.probes_return()
+        self.reservations_return()
         assert len(self.exchange.ended_attempts) == len(record.attempts) - len(self.live)
         assert len(set(self.exchange.ended_attempts)) == len(self.exchange.ended_attempts)
         hedges = self.policy.hedge.max if self.ask.hedges is not None else 0
@@ -688,6 +852,26 @@ class AnyExchange(RuleBasedStateMachine):
         for target in self.world.registry.targets():
             assert target.breaker._probe is None or not target.breaker._probe._ended
 
+    def reservations_return(self):
+        """What is reserved belongs to an attempt under way, and whoever stands in a queue is still there."""
+        stories = [self.story, *self.bystanders]
+        under_way = [attempt for story in stories for attempt in story.record.attempts if not attempt.ended_at]
+        waiting = [story.machine._turn for story in stories if story.machine.queued]
+        for state in self.world.registry.providers.values():
+            for _, gate in state.gates():
+                assert gate.pending == sum(attempt.gate is gate for attempt in under_way)
+                assert sum(quota.inflight for quota in gate.quotas.values()) == gate.pending
+                queued = {waiter for lane in gate.queue._lanes for waiter in [*lane.waiting, *lane.promised]}
+                assert queued <= {turn for turn in waiting if turn.gate is gate}
+        for target in self.world.registry.targets():
+            assert target.pending == sum(attempt.place.state is target for attempt in under_way)
+        assert all(
+            attempt.reservation.ended is (attempt not in under_way) for story in stories for attempt in story.record.attempts
+        )
+        assert self.own_limits.inflight == (not self.exchange.done)
+        assert self.exchange.queued is (self.exchange._turn is not None)
+        assert not self.exchange.queued or not self.live
+
     @invariant()
     def the_future_is_known(self):
         assert self.exchange.done is (self.ended is not None)
@@ -702,6 +886,8 @@ class AnyExchange(RuleBasedStateMachine):
     def due(self):
         """Moments at which something must happen."""
         timeouts, plan = self.policy.timeouts, self.policy.stream
+        if self.exchange.queued:
+            yield self.turn.until
         if self.committed is None:
             yield self.ask.deadline_at
             if self.ask.stream:
@@ -756,7 +942,13 @@ class AnyExchange(RuleBasedStateMachine):
             self.the_advice_is_good(self.ended.advice, record)
 
     def the_advice_is_good(self, advice, record):
-        retry = ADVICE[record.reason]
+        if record.reason in ROOM:
+            assert len(self.promises) == 1, "one promise for one refusal"
+            # Where nothing can be promised nothing is said, and the client's SDK does as without us.
+            retry = True if self.promises[0] is not None else None
+        else:
+            assert not self.promises, "nobody is promised what is not told"
+            retry = ADVICE[record.reason]
         if retry is False and self.ask.already_retried and self.said:
             retry = None  # its own retries are not ours to forbid
         assert advice.retry is retry

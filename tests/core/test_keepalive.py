@@ -102,7 +102,7 @@ def test_they_begin_though_nobody_could_be_asked_yet():
     world = World("a", queue_wait=100.0)
     world.key().park(world.now, "gpt-4o", 50.0)
     told = world.exchange(policy=EARLY, stream=True)
-    assert told.start() == []
+    assert told.start() == ["queue a"]
     assert told.wakes() == ["open early", "comfort"]
     assert told.wakes() == ["first a"]
 
@@ -174,7 +174,7 @@ def test_a_refusal_is_told_in_the_stream():
     shut(world.breaker("a"), world.now + 4.9, good=0)
     world.breaker("a").trickle(world.now + 5.0)
     world.chance.share = 1.0
-    assert told.timer(after=5.0) == ["break breakers_open"]
+    assert (told.wakes(), world.now) == (["break breakers_open"], NOW + 50.0)
     assert (told.end, told.record.stream_broken) == ("refused: breakers_open", True)
 
 

@@ -1,10 +1,15 @@
-"""What an exchange does about a rate limit: short stated waits for a preferred target, elsewhere at once, one probe afterwards."""
+"""What an exchange does about a rate limit: short stated waits for a preferred target, elsewhere at once, one probe afterwards.
+
+Whoever waits for a limit stands in a queue, and is called when there is room; what else there is to queues is `test_waiting`'s.
+"""
 
 import pytest
 
+from gateway.core.credentials import LOOK_S
 from gateway.core.plan import Family
+from gateway.core.turns import called
 from gateway.core.verdicts import Scope
-from tests.core.build import World, policy, provider, shut
+from tests.core.build import NOW, World, policy, provider, shut
 
 NO_WAIT = policy(rate_limit_wait=0.0)
 
@@ -16,20 +21,20 @@ def budgets(world, *names):
 # -- waiting ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("share", "wait"), [(0.0, 3.0), (1.0, 4.5)])
-def test_a_preferred_target_is_waited_for_where_the_wait_is_short_and_never_less_than_stated(share, wait):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_preferred_target_is_waited_for_where_the_wait_is_short_and_never_less_than_stated(share):
     world = World("a", "b")
     world.chance.share = share
     world.key("a").park(world.now, "gpt-4o", 3.0)
     story = world.exchange()
-    assert story.start() == []
-    assert story.waits == wait
-    assert story.wakes() == ["first a"]
+    assert story.start() == ["queue a"]
+    assert story.waits == 3.0
+    assert (story.wakes(), world.now) == (["first a"], NOW + 3.0)
 
 
 @pytest.mark.parametrize(
     ("stated", "limit", "patience"),
-    [(3.1, 3.0, 600.0), (0.1, 0.0, 600.0), (2.0, 3.0, 3.0), (11.0, 30.0, 600.0)],
+    [(3.1, 3.0, 600.0), (0.1, 0.0, 600.0), (2.0, 3.0, 2.0), (11.0, 30.0, 600.0)],
 )
 def test_a_preferred_target_is_not_waited_for_where_the_wait_is_long(stated, limit, patience):
     world = World("a", "b")
@@ -41,7 +46,7 @@ def test_waiting_for_a_preferred_target_after_its_429_is_a_paid_repetition():
     world = World("a", "b")
     story = world.exchange()
     story.start()
-    assert story.fails("rate_limited", delay=2.0) == []
+    assert story.fails("rate_limited", delay=2.0) == ["queue a"]
     assert (story.waits, budgets(world, "a")) == (2.0, (9.0,))
     assert story.wakes() == ["retry a"]
 
@@ -81,15 +86,15 @@ def test_a_target_that_others_drove_to_its_limit_again_meanwhile_is_left_for_the
     world.key("a").park(world.now, "gpt-4o", 1.0)
     story = world.exchange()
     story.start()
-    world.key("a").park(world.now, "gpt-4o", 2.0)
-    assert story.wakes() == ["first b"]
+    world.key("a").park(world.now, "gpt-4o", 5.0)
+    assert (story.wakes(), world.now) == (["first b"], NOW + 3.0)
 
 
 def test_where_nothing_else_can_serve_a_rate_limit_is_waited_for_up_to_ten_seconds():
     world = World("a")
     story = world.exchange(policy=NO_WAIT)
     story.start()
-    assert story.fails("rate_limited", delay=6.0) == []
+    assert story.fails("rate_limited", delay=6.0) == ["queue a"]
     assert story.wakes() == ["retry a"]
     assert story.fails("rate_limited", delay=6.0) == ["relay a"]
     assert (story.end, story.advised()) == ("failed: rate_limited", (True, 6.0))
@@ -100,7 +105,7 @@ def test_of_several_limits_the_one_that_ends_first_is_waited_for():
     world.key("a").park(world.now, "gpt-4o", 9.0)
     world.key("b").park(world.now, "gpt-4o", 5.0)
     story = world.exchange()
-    assert (story.start(), story.waits) == ([], 5.0)
+    assert (story.start(), story.waits) == (["queue b"], 5.0)
     assert story.wakes() == ["first b"]
 
 
@@ -110,7 +115,7 @@ def test_where_one_wait_cannot_be_paid_a_later_free_one_is_taken():
     world.key("b").park(world.now, "gpt-4o", 8.0)
     story = world.exchange(policy=NO_WAIT)
     story.start()
-    assert (story.fails("rate_limited", delay=4.0), story.waits) == ([], 8.0)
+    assert (story.fails("rate_limited", delay=4.0), story.waits) == (["queue b"], 8.0)
     assert story.wakes() == ["failover b"]
 
 
@@ -127,15 +132,16 @@ def test_a_wait_that_came_to_nothing_is_not_paid_twice():
     world = World("a")
     story = world.exchange()
     story.start()
-    story.fails("rate_limited", delay=2.0)
+    assert (story.fails("rate_limited", delay=2.0), budgets(world, "a")) == (["queue a"], (9.0,))
     for _ in range(3):
+        # Others met the limit again in the moment it was called.
         world.key().park(world.now, "gpt-4o", world.usable_in() + 1.0)
-        assert story.wakes() == []
-    assert (story.wakes(), round(world.budget(), 1)) == (["retry a"], 10.0)  # one token, long since trickled back
+        assert (story.room(), budgets(world, "a")) == (["queue a"], (9.0,))
+    assert story.wakes() == ["retry a"]
     world.spend(leave=1.0)
-    story.fails("rate_limited", delay=1.0)
+    assert (story.fails("rate_limited", delay=1.0), budgets(world, "a")) == (["queue a"], (0.0,))
     world.key().park(world.now, "gpt-4o", 2.0)
-    assert (story.wakes(), story.wakes()) == ([], ["retry a"])
+    assert (story.room(), story.wakes()) == (["queue a"], ["retry a"])
 
 
 def test_a_rate_limited_target_whose_breaker_opened_meanwhile_neither_spins_nor_drains_the_budget():
@@ -166,11 +172,10 @@ def test_a_stated_delay_is_kept_by_all_even_where_the_provider_forbids_this_clie
 
 def test_a_429_touches_no_breaker():
     world = World("a")
-    for _ in range(30):
-        story = world.exchange(policy=policy(attempts=1))
-        story.start()
-        story.fails("rate_limited", delay=0.0)
-        world.now += 1.0
+    herd = [world.exchange(policy=policy(attempts=1)) for _ in range(30)]
+    assert [story.start() for story in herd] == [["first a"]] * 30  # at once: those to come will wait for what these have met
+    for story in herd:
+        assert story.fails("rate_limited", delay=0.0, after=1.0) == ["relay a"]
     assert (world.moves, world.breaker("a").failing(world.now)) == ([], 0.0)
 
 
@@ -180,7 +185,7 @@ def test_a_retry_after_an_error_waits_out_a_rate_limit_that_others_ran_into():
     story.start()
     story.fails("server_error")
     world.key().park(world.now, "gpt-4o", 4.0)
-    assert (story.wakes(), story.waits) == ([], 4.0)
+    assert (story.wakes(), story.waits) == (["queue a"], 4.0)
     assert (story.wakes(), world.budget()) == (["retry a"], pytest.approx(10.0))
 
 
@@ -199,9 +204,9 @@ def test_a_retry_after_an_error_does_not_wait_out_a_long_rate_limit():
 @pytest.mark.parametrize(
     ("delay", "limit", "actions"),
     [
-        (2.0, 3.0, []),
-        (3.0, 3.0, []),
-        (0.0, 3.0, []),
+        (2.0, 3.0, ["queue a"]),
+        (3.0, 3.0, ["queue a"]),
+        (0.0, 3.0, ["queue a"]),
         (3.1, 3.0, ["failover b"]),
         (None, 3.0, ["failover b"]),  # a second, by our own guess: no reason to let the client wait
         (None, 60.0, ["failover b"]),
@@ -216,7 +221,7 @@ def test_only_a_stated_delay_within_the_policys_limit_is_waited_for_where_anothe
     assert story.fails("rate_limited", delay=delay) == actions
 
 
-@pytest.mark.parametrize(("delay", "actions"), [(2.0, []), (None, ["first b"])])
+@pytest.mark.parametrize(("delay", "actions"), [(2.0, ["queue a"]), (None, ["first b"])])
 def test_the_same_holds_for_a_limit_that_others_ran_into(delay, actions):
     world = World("a", "b")
     world.key("a").park(world.now, "gpt-4o", delay)
@@ -229,7 +234,7 @@ def test_an_unstated_limit_is_waited_for_where_nothing_else_can_serve():
     story.start()
     waits = []
     for _ in range(3):
-        assert story.fails("rate_limited") == []
+        assert story.fails("rate_limited") == ["queue a"]
         waits.append(story.waits)
         assert story.wakes() == ["retry a"]
     assert waits == [1.0, 2.0, 4.0]
@@ -240,7 +245,7 @@ def test_a_refusal_that_leaves_quota_is_over_within_a_second_each_time():
     story = world.exchange()
     story.start()
     for _ in range(3):
-        assert story.fails("rate_limited", quota_left=True) == []
+        assert story.fails("rate_limited", quota_left=True) == ["queue a"]
         assert story.waits == 1.0
         assert story.wakes() == ["retry a"]
 
@@ -261,11 +266,13 @@ def test_a_limit_concerns_one_model_and_the_same_account_may_serve_another():
     assert [world.usable_in(model=model) for model in ("gpt-4o", "other")] == [20.0, 0.0]
 
 
-@pytest.mark.parametrize(("queue_wait", "stated", "actions"), [(10.0, 10.1, "relay a"), (4.0, 4.1, "relay a"), (4.0, 4.0, None)])
+@pytest.mark.parametrize(
+    ("queue_wait", "stated", "actions"), [(10.0, 10.1, "relay a"), (4.0, 4.1, "relay a"), (4.0, 4.0, "queue a")]
+)
 def test_no_longer_is_waited_than_the_providers_queue_allows(queue_wait, stated, actions):
     story = World("a", queue_wait=queue_wait).exchange()
     story.start()
-    assert story.fails("rate_limited", delay=stated) == ([actions] if actions else [])
+    assert story.fails("rate_limited", delay=stated) == [actions]
 
 
 def test_a_longer_wait_is_taken_where_its_provider_allows_more():
@@ -276,7 +283,7 @@ def test_a_longer_wait_is_taken_where_its_provider_allows_more():
     world.key("a").park(world.now, "gpt-4o", 2.0)
     world.key("b").park(world.now, "gpt-4o", 5.0)
     story = world.exchange()
-    assert (story.start(), story.waits) == ([], 5.0)
+    assert (story.start(), story.waits) == (["queue b"], 5.0)
 
 
 def test_of_waits_that_are_all_too_long_the_shortest_is_announced():
@@ -291,8 +298,8 @@ def test_of_waits_that_are_all_too_long_the_shortest_is_announced():
 def test_all_waits_of_an_exchange_together_are_bound():
     story = World("a", queue_wait=5.0).exchange()
     story.start()
-    assert (story.fails("rate_limited", delay=2.0), story.wakes()) == ([], ["retry a"])
-    assert (story.fails("rate_limited", delay=2.0), story.wakes()) == ([], ["retry a"])
+    assert (story.fails("rate_limited", delay=2.0), story.wakes()) == (["queue a"], ["retry a"])
+    assert (story.fails("rate_limited", delay=2.0), story.wakes()) == (["queue a"], ["retry a"])
     assert story.fails("rate_limited", delay=2.0) == ["relay a"]
     assert story.advised() == (True, 2.0)
 
@@ -329,18 +336,21 @@ def test_of_those_who_waited_for_a_stated_limit_one_is_the_probe_and_the_others_
     world = World("a", "b")
     world.key().park(world.now, "gpt-4o", 2.0)
     herd = [world.exchange() for _ in range(5)]
-    assert [story.start() for story in herd] == [[]] * 5
+    assert [story.start() for story in herd] == [["queue a"]] * 5
     assert [story.wakes() for story in herd] == [["first a"]] + [["first b"]] * 4
+    assert world.now == NOW + 3.0  # as long as the policy lets them wait for a preferred target
 
 
 def test_with_nowhere_else_to_go_the_others_wait_for_the_probe():
     world, probe = probing("a")
     herd = [world.exchange() for _ in range(5)]
-    assert [story.start() for story in herd] == [[]] * 5
-    for _ in range(7):
-        assert [story.wakes() for story in herd] == [[]] * 5
+    assert [story.start() for story in herd] == [["queue a"]] * 5
+    assert [story.waits for story in herd] == [LOOK_S] * 5
+    world.now += 1.75
+    assert not any(called(story.turn.gate, world.now) for story in herd)
     probe.answers()
     assert [story.wakes() for story in herd] == [["first a"]] * 5
+    assert world.now == NOW + 5.0 + 1.75
 
 
 def test_with_nowhere_else_to_go_one_of_those_who_wait_joins_a_probe_that_is_a_long_answer():
@@ -348,16 +358,16 @@ def test_with_nowhere_else_to_go_one_of_those_who_wait_joins_a_probe_that_is_a_l
     herd = [world.exchange() for _ in range(3)]
     for story in herd:
         story.start()
-    while world.now < herd[0].record.received_at + 1.75:
-        assert [story.wakes() for story in herd] == [[]] * 3
-    assert [story.wakes() for story in herd] == [["first a"], [], []]
+    assert (herd[0].wakes(), world.now) == (["first a"], NOW + 5.0 + 2.0)
+    assert [story.queued for story in herd] == [False, True, True]
+    assert called(herd[1].turn.gate, world.now) is None
 
 
 def test_whoever_waits_for_a_probe_waits_no_longer_than_the_queue_allows():
     world, _ = probing("a", queue_wait=1.0)
     told = world.exchange()
-    assert told.start() == []
-    assert [told.wakes() for _ in range(4)] == [[], [], [], ["refuse 429 rate_limited"]]
+    assert told.start() == ["queue a"]
+    assert (told.wakes(), world.now) == (["refuse 429 rate_limited"], NOW + 5.0 + 1.0)
     assert told.advised() == (True, 1.0)
 
 

@@ -1,12 +1,15 @@
 """Live state by key: what survives a reload, what is forgotten, when a provider fails as a whole (laws 7, 11 and 13)."""
 
+import dataclasses
+
 import pytest
 
 from gateway.core import registry as module
 from gateway.core.breaker import State
-from gateway.core.plan import BreakerPlan, BudgetPlan, Family
+from gateway.core.plan import BreakerPlan, BudgetPlan, ClientPlan, Family, GroupPlan, QuotaPlan
+from gateway.core.quota import Cost
 from gateway.core.registry import Registry
-from tests.core.build import NOW, Chance, fail, provider, serve, shut
+from tests.core.build import NOW, Chance, World, fail, limits, provider, serve, shut
 
 
 @pytest.fixture
@@ -42,6 +45,81 @@ def test_passed_through_keys_have_state_of_their_own_bounded_by_use(registry, mo
     assert [state.foreign(key).usable_at(NOW, "m") for key in "yx"] == [NOW + 20.0, NOW + 10.0]
     state.foreign("z")
     assert [state.foreign(key).usable_at(NOW, "m") for key in "xy"] == [NOW + 10.0, 0.0]
+
+
+# -- gates ------------------------------------------------------------------------------------------------------------------------
+
+MINI = GroupPlan("mini", ("gpt-*-mini", "o4-mini"), limits(5.0))
+
+
+def grouped(*groups, quota=None, depth=1000):
+    return dataclasses.replace(provider(quota=quota or limits(1.0), queue_depth=depth), groups=groups)
+
+
+def configured(gate):
+    """Requests a second that a key of ours may send there."""
+    return [bucket.per_s for bucket in gate.quota(NOW, "key-1").buckets]
+
+
+def test_each_model_has_a_gate_and_models_of_a_group_share_one(registry):
+    registry.adopt([grouped(MINI, GroupPlan("gpt", ("gpt-*",), limits(2.0)))], NOW)
+    state = registry.providers["a"]
+    assert state.gate("o4-mini") is state.gate("gpt-4o-mini"), "the first group that fits counts"
+    assert state.gate("gpt-4o") is state.gate("gpt-5")
+    gates = [state.gate(model) for model in ("gpt-4o-mini", "gpt-4o", "other", "")]
+    assert [(gate.label, configured(gate)) for gate in gates] == [("mini", [5.0]), ("gpt", [2.0]), ("other", [1.0]), ("", [])]
+    assert len(set(gates)) == 4
+
+
+def test_families_share_a_gate_and_keys_of_clients_have_their_own(registry):
+    registry.adopt([provider(keys=())], NOW)
+    state = registry.providers["a"]
+    own, foreign = state.gate("m"), state.gate("m", "hash")
+    assert own is not foreign
+    assert sorted((key, gate.label) for key, gate in state.gates()) == [("", "m"), ("hash", "m")]
+    world = World("a")
+    assert world.places(Family.CHAT)[0].gate is world.places(Family.RESPONSES)[0].gate
+
+
+def test_a_reload_gives_gates_their_new_limits_and_keeps_what_is_in_them(registry):
+    registry.adopt([grouped(MINI)], NOW)
+    state = registry.providers["a"]
+    group, model = state.gate("o4-mini"), state.gate("m")
+    for gate in (group, model):
+        gate.quota(NOW, "key-1").reserve(NOW, Cost())
+    registry.adopt([grouped(dataclasses.replace(MINI, quota=limits(50.0)), quota=limits(10.0), depth=7)], NOW)
+    assert (state.gate("o4-mini"), state.gate("m")) == (group, model)
+    assert (configured(group), configured(model), group.queue.depth) == ([50.0], [10.0], 7)
+    assert [gate.quota(NOW, "key-1").inflight for gate in (group, model)] == [1, 1]
+
+
+def test_gates_nobody_is_at_are_forgotten_by_use_and_the_others_never(registry, monkeypatch):
+    monkeypatch.setattr(module, "MAX_GATES", 8)
+    registry.adopt([provider()], NOW)
+    state = registry.providers["a"]
+    first, oldest = state.gate("in use"), state.gate("old")
+    first.pending = 1
+    for number in range(6):
+        state.gate(f"made up {number}")
+    assert state.gate("old") is oldest
+    state.gate("one too many")
+    left = {gate.label for _, gate in state.gates()}
+    assert left == {"in use", "old", *(f"made up {number}" for number in range(1, 6)), "one too many"}
+
+
+# -- the limits of clients --------------------------------------------------------------------------------------------------------
+
+
+def test_a_clients_own_limits_survive_a_reload_and_one_without_has_no_account(registry):
+    account = registry.account(ClientPlan("team", quota=limits(1.0, burst=5.0)), NOW)
+    account.admit(NOW, Cost())
+    again = registry.account(ClientPlan("team", quota=limits(1.0, burst=9.0)), NOW)
+    assert again is account
+    assert (account.plan.quota, account.quota.inflight) == (limits(1.0, burst=9.0), 1)
+    assert registry.account(ClientPlan("other"), NOW) is None
+    assert registry.account(ClientPlan("busy", quota=QuotaPlan(concurrent=1)), NOW).quota.concurrent == 1
+    assert registry.account(ClientPlan("team"), NOW) is None
+    assert registry.account(ClientPlan("team", quota=limits(1.0)), NOW) is not account
 
 
 # -- reload -----------------------------------------------------------------------------------------------------------------------

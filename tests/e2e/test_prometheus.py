@@ -15,7 +15,7 @@ import pytest
 from gateway.drill.faults import Cut, Latency, Status
 from tests.e2e import prometheus
 from tests.e2e.process import PATIENCE_S, ROOT
-from tests.e2e.shapes import ask, config
+from tests.e2e.shapes import account, ask, config
 from tests.e2e.test_failover import App
 
 QUIET_AT_ZERO = {"Dropped log lines"}
@@ -50,7 +50,8 @@ def queries() -> list[tuple[str, str]]:
 async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, start: Any, serve: Any, sdk: Any) -> None:
     primary, second = await start("primary", latency=0.01), await start("second", latency=0.01)
     breaker = {"consecutive": 3, "min_requests": 5, "open": "1s", "max_open": "1s", "ramp": "1s"}
-    gateway = await serve(config(primary, second, policy=RACING, provider_defaults={"breaker": breaker}))
+    tight = await start("tight", latency=0.01)
+    gateway = await serve(with_a_tight_one(config(primary, second, policy=RACING, provider_defaults={"breaker": breaker}), tight))
     client = sdk(gateway)
     async with prometheus.running(f"127.0.0.1:{gateway.admin_port}", binary=binary) as server:
         await server.until('up{job="gateway"} == 1')
@@ -71,6 +72,7 @@ async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, s
         for _ in range(3):
             with pytest.raises(openai.BadRequestError):
                 await client.post("/chat/completions", cast_to=object, body={"model": "gpt-4o"})
+        await crowd(client)
         gateway.process.signal(signal.SIGHUP)
         await gateway.process.err.saying("reloaded")
         stream = await sdk(gateway).chat.completions.create(**ask(stream=True))
@@ -94,6 +96,15 @@ async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, s
             "Breaker transitions",
             "Hedges by result",
             "Wasted tokens, estimated",
+            "Queue wait by priority",
+            "Limits by source: what is left",
+            "Limits by source: what is allowed",
+            "Seconds waited for limits, per second",
+            "Spills",
+            "Sheds by reason",
+            "Client-side throttle",
+            "Token estimates by reported tokens",
+            "Error answers by code",
             "Tokens",
             "Configuration reloads",
         }
@@ -102,6 +113,26 @@ async def test_every_panel_has_data_after_an_outage(binary: str, queries: Any, s
         assert await value(server, "sum(gateway_requests_total)") == requests
         rate = await value(server, "sum(increase(gateway_requests_total[1m]))")
         assert requests * 0.5 < rate < requests * 2
+
+
+def with_a_tight_one(settings: dict[str, Any], tight: Any) -> dict[str, Any]:
+    """Add a provider that takes four requests a second and lets two wait, behind two routes of its own."""
+    quota = {"requests": {"rate": "4/s", "burst": 1}, "tokens": "10M/min", "concurrent": 50}
+    paced = [
+        {"name": "paced", "match": {"models": ["paced"]}, "targets": ["tight"]},
+        {"name": "spilling", "match": {"models": ["spilling"]}, "targets": [{"provider": "tight", "model": "paced"}, "second"]},
+    ]
+    settings["providers"]["tight"] = account(tight, quota=quota, queue={"depth": 2})
+    return {**settings, "routes": [*paced, *settings["routes"]]}
+
+
+async def crowd(client: Any) -> None:
+    """More at once than the tight one takes: one is served, two wait, the others are refused; and where another can, it serves."""
+    asked = [client.chat.completions.create(**ask(model="paced")) for _ in range(6)]
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(each, openai.RateLimitError) for each in told) == 3
+    assert sum(isinstance(each, BaseException) for each in told) == 3
+    await asyncio.gather(*[client.chat.completions.create(**ask(model="spilling")) for _ in range(4)])
 
 
 async def scrapes(server: prometheus.Prometheus, count: int = SCRAPES) -> None:

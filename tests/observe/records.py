@@ -73,16 +73,18 @@ def snapshot(
     routes: Iterable[tuple[str, tuple[str, ...] | None, tuple[tuple[str, str | None], ...]]] = (
         ("chat", ("gpt-4o", "o*"), (("openai", None), ("azure", "gpt-4o-prod"))),
     ),
-    clients: tuple[str, ...] | None = None,
+    clients: tuple[str | Client, ...] | None = None,
     policies: Mapping[str, Policy] | None = None,
+    plans: Iterable[ProviderPlan] = (),
 ) -> Snapshot:
     """`routes`: (name, models, ((provider, model or None), ...)); every provider holds the same secret key.
 
-    `policies` are those of routes, by name, where they are not the default.
+    `policies` are those of routes, by name, and `plans` those of providers, where they are not the default.
     """
     routes = tuple(routes)
     names = dict.fromkeys(provider for _, _, targets in routes for provider, _ in targets)
-    plans = {name: ProviderPlan(name=name, domain=name) for name in names}
+    own = {plan.name: plan for plan in plans}
+    known = {name: own.get(name) or ProviderPlan(name=name, domain=name) for name in names}
     dialect: Dialect = _NoDialect()  # type: ignore[assignment]
     return Snapshot(
         server=ServerPlan(),
@@ -95,20 +97,24 @@ def snapshot(
                 base_path=b"/v1",
                 credentials=(Secret(KEY, secret_id="sha256:bbbbbbbbbbbb"),),
             )
-            for name, plan in plans.items()
+            for name, plan in known.items()
         },
         routes=tuple(
             Route(
                 name=name,
-                targets=tuple(Target(provider=plans[provider], model=model) for provider, model in targets),
+                targets=tuple(Target(provider=known[provider], model=model) for provider, model in targets),
                 policy=(policies or {}).get(name, Policy()),
                 models=models,
             )
             for name, models, targets in routes
         ),
-        clients=None if clients is None else tuple(Client(name=name, digest=b"\0" * 32) for name in clients),
+        clients=None if clients is None else tuple(map(_client, clients)),
         digest="0123456789ab",
     )
+
+
+def _client(client: str | Client) -> Client:
+    return Client(name=client, digest=b"\0" * 32) if isinstance(client, str) else client
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.plan import Priority
 from gateway.core.record import Ending, Kind
 from gateway.errors import Reason
 from gateway.observe.access import AccessLog, line
@@ -44,6 +45,7 @@ def test_a_saved_stream_reads_as_it_happened():
         "path": "/v1/chat/completions",
         "model": "gpt-4o",
         "stream": True,
+        "priority": "standard",
         "status": 200,
         "outcome": "ok",
         "reason": "none",
@@ -51,18 +53,31 @@ def test_a_saved_stream_reads_as_it_happened():
         "trail": "openai:server_error/0.42s, azure:ok/0.83s",
         "attempts": 2,
         "saved_by": "failover",
+        "spilled_from": "",
         "hedge": "",
         "upstream_status": 200,
         "upstream_code": "",
         "duration_ms": pytest.approx(1260, abs=0.01),
         "first_token_ms": 910.0,
         "overhead_ms": None,
+        "queue_ms": None,
         "bytes_in": 2048,
         "bytes_out": 8192,
         "input_tokens": 1200,
         "output_tokens": 34,
         "usage_partial": False,
     }
+
+
+def test_a_request_that_had_to_wait_tells_where_and_how_long():
+    record = exchange(attempt(provider="azure"))
+    record.priority = Priority.BATCH
+    record.waits = [("openai", "gpt-4o", 1.25), ("mistral", "large", 0.5)]
+    record.spills = [("openai", "gpt-4o"), ("mistral", "large")]
+    found = fields(record)
+    assert (found["priority"], found["queue_ms"]) == ("batch", 1750.0)
+    assert found["spilled_from"] == "openai, mistral"
+    assert found.keys() == fields(exchange()).keys()
 
 
 def test_a_refusal_has_no_upstream():

@@ -263,8 +263,18 @@ def test_a_reload_never_forgets_what_is_under_way(metrics, observer):
 
 
 class Live:
+    """What is asked of the registry; see `test_limits` for the registry itself."""
+
     def __init__(self, breakers=(), budgets=(), benched=()):
         self.parts = list(breakers), list(budgets), list(benched)
+
+    def queues(self):
+        return []
+
+    def quotas(self, _listed):
+        return []
+
+    throttles = queues
 
     def breakers(self):
         return self.parts[0]
@@ -338,6 +348,7 @@ def test_the_exposition_declares_the_table_and_nothing_else_of_ours(metrics, obs
 def test_the_table_is_the_published_one():
     published = {
         "requests_total": "route client outcome reason",
+        "error_responses_total": "route client code",
         "request_duration_seconds": "route stream",
         "first_token_seconds": "route",
         "overhead_seconds": "route",
@@ -350,6 +361,16 @@ def test_the_table_is_the_published_one():
         "breaker_transitions_total": "provider model family to",
         "credentials_benched": "provider",
         "retry_budget_balance": "provider",
+        "queue_depth": "provider model priority",
+        "queue_wait_seconds": "provider model priority",
+        "throttle_seconds_total": "provider",
+        "quota_limit": "provider model resource source",
+        "quota_burst": "provider model resource source",
+        "quota_remaining": "provider model resource source",
+        "throttle_share": "provider model",
+        "spills_total": "route provider",
+        "sheds_total": "provider model priority reason",
+        "token_estimate_ratio": "provider model",
         "tokens_total": "provider model type",
         "streams_broken_total": "provider model recovered",
         "hedges_total": "route result",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,8 @@ class SimulatedProvider:
         desk.tell(client, f"{visit.tag} is asked for {visit.model or visit.path} with {key or 'no key'}; weather: {visit.trouble}")
         return visit
 
-    def steps(self, desk: Desk, visit: Visit, body: bytes, connect_s: float) -> list[Step]:
-        """Return what the provider will do, in order."""
+    def steps(self, desk: Desk, visit: Visit, body: bytes, connect_s: float) -> Iterable[Step]:
+        """Return what the provider will do, in order; each step is asked for when the one before is done."""
         return list(play(visit, body, self._dice(desk, visit, "steps"), connect_s))
 
     def _dice(self, desk: Desk, visit: Visit, purpose: str) -> random.Random:

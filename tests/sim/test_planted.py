@@ -25,7 +25,7 @@ from gateway.core.hedge import HedgeBudget
 from gateway.core.placement import Go, Placement, Stuck, Wait
 from gateway.core.plan import Family, HedgePlan, Prefill, StreamPlan
 from gateway.core.record import Ending
-from gateway.core.registry import Registry
+from gateway.core.registry import ProviderState, Registry
 from gateway.core.suspicion import Rejections, Silence
 from gateway.core.verdicts import Fault, Scope, Verdict
 from gateway.dialects import splice_generic, transcript
@@ -282,9 +282,10 @@ def _the_providers_advice_is_passed_on(patch):
 
 @plant("advice_follows_the_table", "as_persistent_as_the_sdk")
 def _whoever_is_refused_must_not_come_back(patch):
-    _around(
-        patch, Farewell, "_come_back", lambda original, self, delay_s: Advice(retry=False, delay_s=original(self, delay_s).delay_s)
-    )
+    def never(original, self, delay_s, *, booked):
+        return Advice(retry=False, delay_s=original(self, delay_s, booked=booked).delay_s)
+
+    _around(patch, Farewell, "_come_back", never)
 
 
 @plant("paid_work_not_repeated", "benched_keys_rest", "one_probe_of_a_key", "keys_in_order")
@@ -537,7 +538,7 @@ def _leaving_counts_as_failure(patch):
 
 
 def _all_clients_keys_are_one(patch):
-    patch.setattr(Placement, "_unowned", lambda _self, place: place.provider.foreign("everybody"))
+    _around(patch, ProviderState, "foreign", lambda original, self, _key: original(self, "everybody"))
 
 
 @pytest.mark.parametrize("bug", [_leaving_counts_as_failure, _all_clients_keys_are_one], ids=_name)

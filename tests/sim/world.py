@@ -33,6 +33,7 @@ from tests.sim.delivery import Delivery
 from tests.sim.ledger import Desk, Visit
 from tests.sim.network import MemoryCall
 from tests.sim.provider import SimulatedProvider
+from tests.sim.shaping.settings import Shaping
 
 UNIX_S = 1_800_000_000.0
 LINGER_S = 3.0
@@ -74,6 +75,7 @@ class World:
         chance: Chance | None = None,
         clients: tuple[KnownClient, ...] | None = None,
         delivery: Delivery | None = None,
+        shaping: Shaping | None = None,
     ) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
@@ -100,7 +102,7 @@ class World:
             via=b"gateway-sim",
         )
         self.admission = Admission(surroundings, self.registry, dice, "sim-")
-        self.snapshot = _snapshot(self.providers, routes, self.policy, clients, self.delivery)
+        self.snapshot = _snapshot(self.providers, routes, self.policy, clients, self.delivery, shaping or Shaping())
         self.admission.adopt(self.snapshot)
         self.clients: dict[str, Client] = {}
         self.door: Door = self.admission
@@ -220,16 +222,19 @@ def _snapshot(
     policy: Policy,
     clients: tuple[KnownClient, ...] | None,
     delivery: Delivery,
+    shaping: Shaping,
 ) -> Snapshot:
     compiled = {}
     for name, provider in providers.items():
         secrets = tuple(Secret.from_text(key) for key in provider.keys)
         compiled[name] = Provider(
-            plan=ProviderPlan(
-                name=name,
-                domain=name,
-                credentials=tuple(secret.id for secret in secrets),
-                dialect="azure" if provider.azure else "openai",
+            plan=shaping.over(
+                ProviderPlan(
+                    name=name,
+                    domain=name,
+                    credentials=tuple(secret.id for secret in secrets),
+                    dialect="azure" if provider.azure else "openai",
+                )
             ),
             dialect=DIALECTS["azure" if provider.azure else "openai"],
             origin=Origin("http", name, 80),
@@ -255,11 +260,13 @@ def _snapshot(
                         only_for=frozenset(only_for),
                         hedge=provider in delivery.stand_ins,
                         prefill=delivery.prefill.get(provider, Prefill.NONE),
+                        weight=shaping.weights.get(provider, 1.0),
                     )
                     for provider, model, *only_for in targets
                 ),
                 policy,
                 models,
+                balance=shaping.balance,
             )
             for name, models, targets in routes
         ),

@@ -140,6 +140,7 @@ class Plane:
         # The gateway's clock is the loop's, so that a test can push both.
         self.admission.surroundings.clock = asyncio.get_running_loop().time
         self.admission.surroundings.alarms._clock = asyncio.get_running_loop().time
+        self.admission.surroundings.queues._clock = asyncio.get_running_loop().time
         self.clients: list[raw.Client] = []
 
     async def connect(self, *, receive_buffer: int | None = None) -> raw.Client:
@@ -170,6 +171,16 @@ class Plane:
         breakers = [target.breaker for target in registry.targets()]
         breakers += [provider.breaker for provider in registry.providers.values()]
         return all(breaker.state is State.CLOSED and not breaker._window.totals(now)[1] for breaker in breakers)
+
+    def reserved(self) -> list[str]:
+        """What is reserved of anybody's limits, or waits for some."""
+        registry = self.gateway._registry
+        gates = [gate for provider in registry.providers.values() for _, gate in provider.gates()]
+        found = [f"queue of {gate.label}" for gate in gates if gate.queue]
+        found += [f"attempts at {gate.label}" for gate in gates if gate.pending]
+        found += [f"a key for {gate.label}" for gate in gates for quota in gate.quotas.values() if quota.inflight]
+        found += [f"targets of {target.provider}" for target in registry.targets() if target.pending]
+        return found + [f"client {name}" for name, account in registry._accounts.items() if account.quota.inflight]
 
     async def quiet(self) -> None:
         """Wait until no upstream connection is in use."""
@@ -343,6 +354,7 @@ async def _nothing_is_left(stage: Plane) -> None:
         upstream_script.skip(LINGER_S)
     await stage.quiet()
     assert stage.memory == 0
+    assert stage.reserved() == []
     for record in stage.watch.records:
         assert record.ended_at
         assert all(attempt.verdict for attempt in record.attempts), [attempt.verdict for attempt in record.attempts]

@@ -14,7 +14,7 @@ from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver
 from gateway.ingress import admission as admission_module
-from gateway.ingress.admission import Admission
+from gateway.ingress.callers import Callers
 from tests.wire.plane import (
     ANSWER,
     DONE,
@@ -81,8 +81,8 @@ BEFORE = {
     "rendering the head": (request_module, "upstream_head", answer(), chat()),
     "rendering the head without a body": (request_module, "upstream_head", answer(), get(b"/v1/models")),
     "rendering the head of an upload": (request_module, "upstream_head", answer(), post(b"/v1/files", b"x" * 1000)),
-    "authenticating": (Admission, "authenticate", answer(), chat()),
-    "authenticating without a body": (Admission, "authenticate", answer(), get(b"/v1/models")),
+    "authenticating": (Callers, "authenticate", answer(), chat()),
+    "authenticating without a body": (Callers, "authenticate", answer(), get(b"/v1/models")),
     "reading the body": (admission_module, "read_json", answer(), chat()),
     "reading the address": (admission_module, "read_target", answer(), chat()),
     "keeping the body": (RequestBody, "feed", answer(), chat()),

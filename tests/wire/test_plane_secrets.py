@@ -26,7 +26,7 @@ from gateway.dialects.streams import ChatStream
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
 from gateway.egress.driver import Driver
-from gateway.ingress.admission import Admission
+from gateway.ingress.callers import Callers
 from tests.wire.canaries import BRISK, OWN, Reply, readers, stage
 from tests.wire.plane import (
     ANSWER,
@@ -94,7 +94,7 @@ BAGGAGE = (
     b"Cookie: session=canary-cookie",
     b"OpenAI-Organization: canary-organization",
     b"OpenAI-Project: canary-project",
-    b"x-gateway-priority: canary-priority",
+    b"x-gateway-hedge: canary-hedge",
     b"X-Gateway-Anything: canary-anything",
     b"Proxy-Authorization: Bearer canary-proxy",
 )
@@ -546,7 +546,7 @@ async def test_a_proxys_password_is_read_by_the_proxy_alone(how, scheme):
 
 CRASHES = {
     "reading the address": (admission_module, "read_target"),
-    "authenticating": (Admission, "authenticate"),
+    "authenticating": (Callers, "authenticate"),
     "reading the body": (admission_module, "read_json"),
     "keeping the body": (RequestBody, "feed"),
     "choosing candidates": (admission_module.Intake, "_candidates"),

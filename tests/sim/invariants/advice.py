@@ -8,7 +8,9 @@ from tests.sim.invariants.breach import invariant
 from tests.sim.world import World
 
 LONGEST_S = 60
-COME_BACK = frozenset({"breakers_open", "rate_limited", "draining"})
+COME_BACK = frozenset({"breakers_open", "throttled", "draining"})
+ROOM = frozenset({"rate_limited", "queue_full", "shed", "client_limit"})
+"""Refused for want of room: whoever comes back when told gets in. Not all of them can be promised that."""
 SPENT = frozenset({"attempts_exhausted", "deadline", "no_target", "credentials_benched"})
 """The last: nobody knows when a key that was refused will be good again."""
 UNTRIED = frozenset({"retry_budget", "not_retryable"})
@@ -19,8 +21,9 @@ FIELDS = ("x-should-retry", "retry-after", "retry-after-ms")
 def advice_follows_the_table(world: World) -> Iterator[tuple[str, str]]:
     """The caller's own error: the provider's advice, untouched. What time will change: come back, and when. Spent: stay away.
 
-    What was not tried on the client's behalf its SDK may try, so that nothing is forbidden there. Delays are at most a minute, and
-    the one in whole seconds is never shorter than the exact one.
+    For want of room: come back, and when, or stay away where no room can be promised. What was not tried on the client's behalf its
+    SDK may try, so that nothing is forbidden there. Delays are at most a minute, and the one in whole seconds is never shorter than
+    the exact one.
     """
     for name, client in world.clients.items():
         if client.status < 400:
@@ -41,6 +44,12 @@ def advice_follows_the_table(world: World) -> Iterator[tuple[str, str]]:
                 yield name, f"delays of {advice}"
         if reason in COME_BACK and (retry != "true" or "retry-after" not in advice):
             yield name, f"{reason}: {advice}, though time will change it"
+        elif reason in ROOM:
+            # Where nothing can be promised, nothing is said.
+            promised = retry == "true" and "retry-after" in advice
+            silent = retry is None and "retry-after" not in advice
+            if not (promised or silent or client.errand.already_retried):
+                yield name, f"{reason}: {advice}"
         elif reason in SPENT and retry != "false" and not client.errand.already_retried:
             yield name, f"{reason}: {advice}, though we have done what could be done"
         elif reason not in COME_BACK and retry == "true":

@@ -6,6 +6,7 @@ its limit, until a request that was sent after that moment is answered.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from tests.sim.clock import BEGIN_S
@@ -21,6 +22,12 @@ SHORTEST_PARK_S = 1.0
 BENCH_S = 60.0
 PARK_PROBE_S, BENCH_PROBE_S = 2.0, 10.0
 """A probe without an answer is joined by another after so long, where the key was at its limit or was refused."""
+
+LESSON_S = 300.0
+"""What a refusal has taught of a limit is forgotten after so long without another one."""
+TEACHES_A_RATE = RATE_LIMITS - {"rate_false"}
+TEACHES_A_NUMBER = frozenset({"503", "503_later", "529", "come_back"})
+"""How many requests may be under way together; at least one always may."""
 
 START, WORD, LIFE, END = "start", "word", "life", "end"
 Scope = tuple[str, str, str | None]
@@ -100,7 +107,10 @@ def one_probe_of_a_key(world: World) -> Iterator[tuple[str, str]]:
     for kind, visit in _events(world):
         if kind is WORD:
             scope = _doubted(world, visit)
-            if scope is not None:
+            if scope is not None and visit.trouble == "rate_false":
+                # Doubtful itself, and short: nobody tries out whether it is over.
+                doubts.pop((scope, PARK_PROBE_S), None)
+            elif scope is not None:
                 doubts[scope, BENCH_PROBE_S if visit.trouble in BENCHES else PARK_PROBE_S] = visit.closed_seq, None
         for doubt in [(scope, length_s) for scope in _scopes(visit) for length_s in (PARK_PROBE_S, BENCH_PROBE_S)]:
             if doubt not in doubts:
@@ -117,23 +127,39 @@ def one_probe_of_a_key(world: World) -> Iterator[tuple[str, str]]:
 
 @invariant
 def keys_in_order(world: World) -> Iterator[tuple[str, str]]:
-    """A later key is used only while every earlier one is in doubt, for this model or as a whole, or was just tried in vain."""
+    """A later key is used only where every earlier one is in doubt, for this model or as a whole, was just tried in vain, or is full.
+
+    What a key has room for is learned from refusals: there may be a limit for a while after one of its rate, and one of requests
+    under way, if there are any, after an overload.
+    """
     doubts: dict[Scope, int] = {}
     tried: dict[str, set[tuple[str, str]]] = {}
+    lessons: dict[tuple[Scope, frozenset[str]], float] = {}
+    under_way: Counter[Scope] = Counter()
     for kind, visit in _events(world):
+        here = visit.provider, visit.key, visit.model
         if kind is START:
             keys = world.providers[visit.provider].keys
             for key in keys[: keys.index(visit.key)] if visit.key in keys else ():
+                before = visit.provider, key, visit.model
                 excused = (visit.provider, key) in tried.get(visit.client, ())
+                excused = excused or visit.started_at < lessons.get((before, TEACHES_A_RATE), -LESSON_S) + LESSON_S
+                if under_way[before]:
+                    excused = excused or visit.started_at < lessons.get((before, TEACHES_A_NUMBER), -LESSON_S) + LESSON_S
                 if not excused and not any((visit.provider, key, scope) in doubts for scope in (None, visit.model)):
                     yield visit.client, f"{visit.tag} uses a later key although nothing speaks against the one before it"
             tried.setdefault(visit.client, set()).add((visit.provider, visit.key))
+            under_way[here] += 1
         elif kind is WORD:
+            for taught_by in (TEACHES_A_RATE, TEACHES_A_NUMBER):
+                if visit.trouble in taught_by:
+                    lessons[here, taught_by] = visit.closed_at
             scope = _doubted(world, visit)
             if scope is not None:
                 doubts[scope] = visit.closed_seq
-        elif kind is END and visit.whole:
-            for scope in _scopes(visit):
+        elif kind is END:
+            under_way[here] -= 1
+            for scope in _scopes(visit) if visit.whole else ():
                 if visit.started_seq > doubts.get(scope, visit.started_seq):
                     del doubts[scope]
 

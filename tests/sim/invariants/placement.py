@@ -19,11 +19,15 @@ from tests.sim.world import World
 QUICK_S, QUICK_WITHIN_S = 0.05, 1.0
 QUICKLY_GONE = frozenset({"500", "500_late", "refused", "reset", "stream_error", "late_error", "cut"})
 """Connections refused, resets before any byte, and 500. Without a stream, the streams' troubles are resets."""
-LONGEST_LIMIT_WAIT_S = 4.5
-"""3 s and half of it again, as jitter."""
+LONGEST_LIMIT_WAIT_S = 3.0
+REFUSALS = RATE_LIMITS | {"503", "503_later", "529", "come_back"}
+THROTTLED_FROM, THROTTLE_S = 20, 1200.0
+"""Of so many requests within so long, more were refused than accepted: then a part is sent elsewhere, until it gets better."""
 CALLERS = frozenset({"400", "context"})
 NO_OTHER_WAY = frozenset({"deadline", "client_gone", "stream_broken", "draining", "none"})
 """Ends that have nothing to do with where attempts might have gone."""
+NO_ROOM = ("rate_limited", "queue_full", "shed")
+"""Such a client would have been told when to come back, if anybody could tell."""
 SDK_TRIES, SDK_SPAN_S = 3, 1.1
 """The official SDKs try three times, the last time 1.1 s after the first failure or later."""
 RETRYABLE = frozenset(
@@ -144,7 +148,7 @@ def as_persistent_as_the_sdk(world: World) -> Iterator[tuple[str, str]]:
             continue
         if not visits or any(visit.trouble not in RETRYABLE for visit in visits) or not _may_repeat(journey):
             continue
-        if client.record.reason in ("deadline", "credentials_benched") or TOO_LONG in errand.body:
+        if client.record.reason.value in ("deadline", "credentials_benched", *NO_ROOM) or TOO_LONG in errand.body:
             continue
         attempts = 4 if errand.homebound else world.policy.attempts
         failed_at = visits[0].closed_at
@@ -166,6 +170,8 @@ def _may_repeat(journey: Journey) -> bool:
 
 def _cause(asked: dict[tuple[str, str], list[Visit]], target: tuple[str, str], first: Visit) -> bool:
     """Whether there was a cause not to begin with this target."""
+    if _throttled(asked[target], first):
+        return True
     failing = set()
     callers = 0
     for (provider, model), visits in asked.items():
@@ -187,6 +193,18 @@ def _cause(asked: dict[tuple[str, str], list[Visit]], target: tuple[str, str], f
             elif trouble not in RATE_LIMITS and trouble != "403":
                 failing.add((model, visit.path))
     return callers >= MIN_400S or len(failing) >= 2
+
+
+def _throttled(visits: list[Visit], first: Visit) -> bool:
+    """Whether a target refuses most of what it gets."""
+    lately = [
+        visit for visit in visits if visit.started_seq < first.started_seq and first.started_at - visit.started_at < THROTTLE_S
+    ]
+    for number in range(len(lately) - THROTTLED_FROM, -1, -1):
+        part = lately[number:]
+        if 2 * sum(visit.trouble in REFUSALS for visit in part) > len(part):
+            return True
+    return False
 
 
 def _keeps_away(visit: Visit, others: list[Visit], first: Visit) -> bool:

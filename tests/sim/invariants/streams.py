@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.ingress.admission import MARGIN_S, MARGIN_SHARE
+from gateway.ingress.callers import MARGIN_S, MARGIN_SHARE
 from tests.sim.client import Client
 from tests.sim.invariants.breach import EPS, invariant
 from tests.sim.invariants.races import CLIENTS_END, opened_early, overtaken, resumes, winner
