@@ -15,8 +15,6 @@ FIRST_PARK_S = 1.0
 BENCH_S = 60.0
 MAX_BENCH_S = 900.0
 """A benched key is tried again after a minute, then ever less often: an operator may have topped up the account."""
-BRIEF_S = 1.0
-"""A stated delay shorter than this is a matter of pace, not of an exhausted limit."""
 PARK_PROBE_S = 2.0
 BENCH_PROBE_S = 10.0
 """A probe that has not been answered for so long is joined by another. A limit that still holds says so at once; a probe that is
@@ -31,7 +29,7 @@ WHOLE = None
 class Hold:
     """Why a key is kept from use, and until when."""
 
-    __slots__ = ("bench", "brief", "probe_until", "stated", "streak", "until")
+    __slots__ = ("bench", "doubtful", "probe_until", "stated", "streak", "until")
 
     def __init__(self, *, bench: bool) -> None:
         self.bench = bench
@@ -41,8 +39,8 @@ class Hold:
         """How often in a row the end of the hold came too early."""
         self.stated = False
         """The provider named the delay."""
-        self.brief = False
-        """So short, or so doubtful, that nobody need try first whether it is over: what comes then is paced anyway."""
+        self.doubtful = False
+        """The refusal left quota, and named no delay: nobody need try first whether it is over."""
         self.probe_until = 0.0
         """The request that tests the key has until then; 0 where none is under way."""
 
@@ -90,7 +88,7 @@ class CredentialState:
 
     def take(self, now: float, model: str) -> float:
         """Note that a request with this key begins; return until when it is the probe of a hold that is over, 0 if it is none."""
-        over = [hold for hold in self._holds(model) if hold.until <= now and hold.probe_until <= now and not hold.brief]
+        over = [hold for hold in self._holds(model) if hold.until <= now and hold.probe_until <= now and not hold.doubtful]
         if not over:
             return 0.0
         probe_until = now + (BENCH_PROBE_S if any(hold.bench for hold in over) else PARK_PROBE_S)
@@ -120,7 +118,7 @@ class CredentialState:
         if now + delay_s >= hold.until:
             # Not where an earlier refusal settled for longer: what is left of the delay is that one's.
             hold.stated = stated
-            hold.brief = delay_s < BRIEF_S if stated else quota_left
+            hold.doubtful = quota_left and not stated
         hold.renew(now, delay_s)
 
     def bench(self, now: float, model: str | None = WHOLE, *, refused: bool = True) -> None:

@@ -317,10 +317,9 @@ def test_holds_are_bounded_for_clients_choose_the_names(key, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("delay", "left", "tried"),
-    [(0.9, False, False), (1.0, False, True), (None, True, False), (None, False, True), (0.0, False, False)],
+    ("delay", "left", "tried"), [(0.9, False, True), (None, True, False), (None, False, True), (0.0, True, True)]
 )
-def test_what_is_brief_or_doubtful_is_not_tried_out_by_one_while_the_others_wait(key, delay, left, tried):
+def test_what_is_doubtful_is_not_tried_out_by_one_while_the_others_wait(key, delay, left, tried):
     key.park(NOW, "m", delay, quota_left=left)
     assert bool(key.take(NOW + 1.0, "m")) is tried
     assert (usable_in(key, NOW + 1.0, "m") > 0.0) is tried
@@ -355,7 +354,7 @@ class KeyAgainstModel(RuleBasedStateMachine):
 
     def held(self, kind, scope):
         return self.holds.setdefault(
-            (kind, scope), {"kind": kind, "until": 0.0, "times": 0, "probe": None, "stated": False, "brief": False}
+            (kind, scope), {"kind": kind, "until": 0.0, "times": 0, "probe": None, "stated": False, "doubtful": False}
         )
 
     @rule(seconds=st.sampled_from([0.0, 0.2, 1.0, 1.9, 2.0, 4.0, 9.9, 10.0, 60.0, 300.0]))
@@ -372,8 +371,8 @@ class KeyAgainstModel(RuleBasedStateMachine):
         seconds = min(60.0, delay) if delay is not None else 1.0 if left else min(60.0, 2.0 ** max(0, hold["times"] - 1))
         if self.now + seconds >= hold["until"]:
             hold["until"], hold["stated"] = self.now + seconds, delay is not None
-            # Nobody tries out what was doubtful from the beginning, or over within a second.
-            hold["brief"] = left if delay is None else delay < 1.0
+            # Nobody tries out what was doubtful from the beginning.
+            hold["doubtful"] = left and delay is None
         hold["probe"] = None
 
     @rule(model=st.sampled_from(["m", None, None]), refused=st.booleans())
@@ -392,7 +391,7 @@ class KeyAgainstModel(RuleBasedStateMachine):
     def a_request_begins(self, model):
         if self.wait(model) > 0.0:
             model = "n" if model == "m" else "m"
-        over = [hold for hold in self.concerning(model) if not hold["brief"]]
+        over = [hold for hold in self.concerning(model) if not hold["doubtful"]]
         alone_s = 10.0 if any(hold["kind"] == "bench" for hold in over) else 2.0
         probe = {"model": model, "began": self.now, "until": self.now + alone_s}
         taken = self.key.take(self.now, model)
