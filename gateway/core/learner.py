@@ -297,8 +297,8 @@ class Ceiling:
     business, and what was believed before is forgotten. Who was about to be refused does not count as being beside anybody.
     """
 
-    __slots__ = ("_above", "_among", "_curve", "_cut_at", "_least", "_least_before", "_most", "_most_before", "_period", "_refusals", "_served",
-                 "_served_before")  # fmt: skip
+    __slots__ = ("_above", "_among", "_curve", "_cut_at", "_least", "_least_before", "_most", "_most_before", "_period",
+                 "_refusals", "_served", "_served_before")  # fmt: skip
 
     def __init__(self) -> None:
         self._curve = Curve()

@@ -214,7 +214,7 @@ def test_a_rate_is_shown_as_short_as_it_can_be_written(written, shown):
 
 
 @given(
-    st.decimals(min_value="0.001", max_value=10**12, places=3),
+    st.decimals(min_value="0.001", max_value=10**6, places=3),
     st.sampled_from("kM "),
     st.integers(1, 86400),
     st.sampled_from(["ms", "s"]),
