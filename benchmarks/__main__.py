@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.contenders import MAKERS
+from benchmarks.contenders import LIMITED, MAKERS
 from benchmarks.flame import LOADS, profile
 from benchmarks.quota import quota, seconds_of
 from benchmarks.run import compare
@@ -25,7 +25,13 @@ def _names(text: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="two short rounds, under a minute, for a first look")
-    parser.add_argument("--only", type=_names, default=list(MAKERS), metavar="NAMES", help="contenders, by commas")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=[name for name in MAKERS if name != LIMITED],
+        metavar="NAMES",
+        help=f"contenders, by commas; {LIMITED} only where it is named",
+    )
     parser.add_argument("--beside", type=Path, metavar="DIR", help="another checkout of this repository, measured as `before`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading there too")
     parser.set_defaults(run=compare)

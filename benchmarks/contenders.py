@@ -44,6 +44,8 @@ class Contender:
     """Where it is started: a Python contender is imported from there."""
 
 
+LIMITED: Final = "limited"
+QUOTA: Final = "requests: 900M/min, tokens: 900000M/min, concurrent: 100000"
 BEFORE: Final = "before"
 """The contender that is this gateway in another checkout."""
 
@@ -182,6 +184,19 @@ def _gateway(work: Path, stub: int, port: int, admin: int) -> Contender:
     return Contender("gateway", port, (sys.executable, "-m", "gateway.cli", "serve", "--config", config))
 
 
+def _limited(work: Path, stub: int, port: int, admin: int) -> Contender:
+    """The gateway with limits configured that are far from being reached: what it costs to reckon with them."""
+    place = work / LIMITED
+    place.mkdir(exist_ok=True)
+    config = Path(_written(place, "gateway.yaml", stub, port, admin))
+    account = "pool: 2000"
+    text = config.read_text()
+    if account not in text:
+        raise NotStartedError(f"{config.name} has no {account}")
+    config.write_text(text.replace(account, f"{account}, quota: {{{QUOTA}}}"))
+    return Contender(LIMITED, port, (sys.executable, "-m", "gateway.cli", "serve", "--config", str(config)))
+
+
 def before(checkout: Path) -> Maker:
     """The gateway as it is in another checkout, to tell what a change costs."""
 
@@ -199,6 +214,7 @@ MAKERS: Final[dict[str, Maker]] = {
     "nginx": _nginx,
     "envoy": _envoy,
     "gateway": _gateway,
+    LIMITED: _limited,
 }
 """Every contender by name, in the order of the table."""
 
