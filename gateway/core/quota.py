@@ -10,8 +10,8 @@ together; whichever is tightest decides.
     state     at the head: what the provider says is left replaces our own reckoning of its limit
 
 Estimates steer and delay, they never refuse: a request larger than a limit's burst goes when the limit is whole, and the limit is
-in debt afterwards. A provider that does not give back what was not used says so by its headers, which is why `settle` leaves the
-limits alone that it states itself.
+in debt afterwards. Whether a provider gives back what was not used only it knows: what it states has it in already, and what was
+learned is a rate of reservations. So `settle` is about configured limits.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ class Quota:
     def reserve(self, now: float, cost: Cost) -> Reservation:
         """Take what this request needs, now that it is sent, whether or not there is room."""
         self.inflight += 1
-        if now - self._arriving.at > ON_THE_WAY_S:
+        if self.inflight == 1 or now - self._arriving.at > ON_THE_WAY_S:
             self._look_back(now)
         self.requests += 1
         self._last_at = now
@@ -348,7 +348,8 @@ class Quota:
     def _look_back(self, now: float) -> None:
         """Take note of what was sent so far, before another request is: it will have come in soon, or has by now."""
         last = self.sent
-        self._arrived = last if now - last.at > ON_THE_WAY_S else self._arriving
+        # Where nothing else is under way, all that was sent has been answered.
+        self._arrived = last if self.inflight == 1 or now - last.at > ON_THE_WAY_S else self._arriving
         self._arriving = last
         self.learner.watch(now, last)
 
@@ -362,7 +363,7 @@ class Quota:
             if bucket.resource is _REQUESTS:
                 if requests:
                     bucket.take(now, -requests)
-            elif bucket.source is not _HEADER or requests:
+            elif bucket.source is _CONFIGURED or requests:
                 bucket.take(now, used.of(bucket.resource) - reserved.of(bucket.resource))
 
     # -- what the provider says -----------------------------------------------------------------------------------------------
