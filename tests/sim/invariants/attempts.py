@@ -84,12 +84,13 @@ def _overdrawn(world: World, payments: list[Payment]) -> dict[str, tuple[Visit, 
 
 @invariant
 def already_retried_not_repeated(world: World) -> Iterator[tuple[str, str]]:
-    """A request which the client itself repeats is not repeated at the same target."""
+    """A request which the client itself repeats is not repeated at the same target, unless it was promised room there and met none."""
     for name, visits in world.by_client().items():
         last: dict[tuple[str, str], Visit] = {}
         for visit in visits if world.clients[name].errand.already_retried else ():
             before = last.get((visit.provider, visit.model))
-            if before is not None and not _free(world, before, visit):
+            promised = before is not None and before.trouble in RATE_LIMITS
+            if before is not None and not promised and not _free(world, before, visit):
                 yield name, f"the client is retrying already, and {visit.tag} repeats {before.tag} all the same"
             last[visit.provider, visit.model] = visit
 

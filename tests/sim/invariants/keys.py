@@ -26,7 +26,7 @@ PARK_PROBE_S, BENCH_PROBE_S = 2.0, 10.0
 LESSON_S = 300.0
 """What a refusal has taught of a limit is forgotten after so long without another one."""
 TEACHES_A_RATE = RATE_LIMITS - {"rate_false"}
-TEACHES_A_NUMBER = frozenset({"503", "503_later", "529", "come_back"})
+TEACHES_A_NUMBER = frozenset({"503", "503_later", "529", "come_back", "400_drained"})
 """How many requests may be under way together; at least one always may."""
 
 START, WORD, LIFE, END = "start", "word", "life", "end"
