@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core import registry as module
 from gateway.core.breaker import State
-from gateway.core.plan import BreakerPlan, BudgetPlan, ClientPlan, Family, GroupPlan, QuotaPlan
+from gateway.core.plan import BreakerPlan, BudgetPlan, ClientPlan, Family, GroupPlan, Priority, QuotaPlan
 from gateway.core.quota import Cost
 from gateway.core.registry import Registry
 from tests.core.build import NOW, Chance, World, fail, limits, provider, serve, shut
@@ -120,6 +120,17 @@ def test_a_clients_own_limits_survive_a_reload_and_one_without_has_no_account(re
     assert registry.account(ClientPlan("busy", quota=QuotaPlan(concurrent=1)), NOW).quota.concurrent == 1
     assert registry.account(ClientPlan("team"), NOW) is None
     assert registry.account(ClientPlan("team", quota=limits(1.0)), NOW) is not account
+
+
+def test_clients_that_a_reload_takes_away_are_forgotten(registry):
+    for name in ("team", "busy", "gone"):
+        registry.account(ClientPlan(name, quota=limits(1.0)), NOW)
+    registry.keep_accounts(["busy", "team", "new"])
+    assert [name for name, _ in registry.accounts()] == ["team", "busy"]
+
+
+def test_priorities_are_named_as_in_files_headers_and_metrics():
+    assert [priority.label for priority in Priority] == ["interactive", "standard", "batch"]
 
 
 # -- reload -----------------------------------------------------------------------------------------------------------------------

@@ -816,6 +816,30 @@ def test_and_gets_a_trickle_where_no_other_can():
     assert 1.0 <= stories[1].advised()[1] <= 60.0
 
 
+def test_a_stream_that_begins_is_news_to_the_throttle():
+    world = World("a")
+    throttle = world.gate().throttle
+    throttle.watch(world.now)
+    for _ in range(9):
+        story = world.exchange(stream=True)
+        story.start()
+        assert throttle.watching
+        story.sent()
+        story.begins()
+    assert not throttle.watching  # so many in a row end the matter
+
+
+def test_where_one_target_fails_and_the_other_has_no_room_in_time_the_sooner_of_both_is_told():
+    world = World("a", "b")
+    world.chance.share = 1.0
+    shut(world.breaker("a"), world.now, good=0)
+    assert world.place("a").worse_breaker(world.now).trickle(world.now)
+    world.key("b").park(world.now, "gpt-4o", 3.0)
+    story = world.exchange(patience=2.0)
+    assert story.start() == ["refuse 429 rate_limited"]
+    assert 3.0 <= story.advised()[1] < 5.0
+
+
 # -- balance, and the client's own limits -----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from gateway.drill.script import Script
 from tests.e2e.crowd import App, Told, p50_ms, per_second, show
 from tests.e2e.shapes import account, config
 
-RETRY_TRUE = {"breakers_open", "rate_limited", "credentials_benched", "draining"}
+RETRY_TRUE = {"breakers_open", "throttled", "rate_limited", "credentials_benched", "draining"}
 """Refusals that know when to come back."""
 RETRY_FALSE = {"attempts_exhausted", "deadline"}
 """Our attempts or time are spent. For `retry_budget` the SDK's own retry is not forbidden: it was not made on its behalf."""
