@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.core.breaker import Breaker, Permit
+from gateway.core.bucket import NEVER
 from gateway.core.credentials import CredentialState
 from gateway.core.gate import Gate
 from gateway.core.hedge import HedgeBudget
-from gateway.core.plan import Balance, Family, Policy, Prefill, Priority, Target
+from gateway.core.plan import Balance, Family, Policy, Prefill, Priority, Target, Timeouts
 from gateway.core.quota import Reservation
 from gateway.core.record import AttemptRecord, Kind
 from gateway.core.registry import ProviderState, TargetState
 from gateway.core.tokens import Prompt
 from gateway.core.verdicts import Scope
-
-NEVER = float("inf")
 
 _STANDARD, _ORDERED = Priority.STANDARD, Balance.ORDERED
 
@@ -106,6 +105,17 @@ class Attempt(AttemptRecord):
     def probe(self) -> bool:
         """Whether this is the one request that tests a half-open breaker."""
         return self._permits[0].probe or self._permits[1].probe
+
+    def overdue_at(self, timeouts: Timeouts) -> float:
+        """Return when it has taken too long, for what it has shown so far."""
+        if self.uploading:
+            return max(self.heard_at, self.sent_at) + timeouts.stall_s
+        at = NEVER
+        if not self.content_at:
+            at = self.sent_at + self.limit_s
+        elif self.streaming:
+            at = self.sent_at + timeouts.max_stream_s
+        return min(at, self.heard_at + timeouts.stall_s) if self.heard_at else at
 
     def alive(self, now: float) -> None:
         """First content came."""

@@ -32,16 +32,18 @@ from gateway.core.actions import (
     Refuse,
     Send,
 )
-from gateway.core.attempt import NEVER, Ask, Attempt, Place
+from gateway.core.attempt import Ask, Attempt
 from gateway.core.balance import order
+from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.farewell import Farewell
 from gateway.core.hedge import hedge_delay
 from gateway.core.lessons import Lessons, fault_of
 from gateway.core.limits import Stated
 from gateway.core.placement import Chance, Go, Placement, Queued, Stuck, Wait
 from gateway.core.plan import Balance, Learned, Prefill
-from gateway.core.quota import FREE, Cost, Reservation
+from gateway.core.quota import Reservation
 from gateway.core.record import Ending, ExchangeRecord, Kind
+from gateway.core.standing import LOOK_S, Standing
 from gateway.core.turns import Turn
 from gateway.core.verdicts import OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
@@ -50,9 +52,6 @@ PROBE_LIMIT_S = 10.0
 """A half-open breaker's probe has no longer to begin its stream where another target could have served."""
 PROBE_ANSWER_S = 60.0
 """And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
-
-LOOK_S = 0.5
-"""Who waits in a queue looks this often whether another target has come free."""
 
 _FIRST, _HEDGE, _OK, _NONE, _ORDERED, _FASTEST = (
     Kind.FIRST,
@@ -82,10 +81,9 @@ class Exchange:
         "_held_until",
         "_lessons",
         "_live",
-        "_look_at",
         "_placement",
+        "_standing",
         "_streams",
-        "_turn",
         "done",
         "ended_attempts",
         "intact",
@@ -112,9 +110,8 @@ class Exchange:
         """Under way, in the order of their sending; more than one only while a hedge runs, and none besides the one committed."""
         self._due: Wait | None = None
         """An attempt decided on and waiting for its time."""
-        self._turn: Turn | None = None
-        """Its place in a queue."""
-        self._look_at = NEVER
+        self._standing: Standing | None = None
+        """It stands in a queue."""
         self._committed = False
         self._streams = False
         """What was committed is an event stream."""
@@ -131,7 +128,7 @@ class Exchange:
     @property
     def queued(self) -> bool:
         """Whether it stands in a queue."""
-        return self._turn is not None
+        return self._standing is not None
 
     @property
     def resumes(self) -> bool:
@@ -166,23 +163,21 @@ class Exchange:
 
     def room(self, now: float, turn: Turn) -> Actions:
         """There is room at the gate in front of which this exchange waits, and it is its turn; it has left the queue."""
-        if turn is not self._turn:
+        standing = self._standing
+        if standing is None or standing.turn is not turn:
             return NOTHING
-        self._waited(now, turn)
+        self._standing = None
+        standing.over(now)
         go = self._placement.called(turn, now)
         return self._send(now, go) if go is not None else self._next(now)
 
     def sent_away(self, now: float, turn: Turn, reason: Reason) -> Actions:
-        """The queue will not have this exchange (any longer): it is full, or sheds what cannot be answered in time.
-
-        Whose time to wait is over is let go as well, and that is what `timer` would have told it.
-        """
-        if turn is not self._turn:
+        """The queue will not have this exchange (any longer): it is full, or sheds what cannot be answered in time."""
+        standing = self._standing
+        if standing is None or standing.turn is not turn:
             return NOTHING
-        self._waited(now, turn)
-        if now < turn.until:
-            self._placement.room.closed(turn, reason)
-            self.record.shed = [*(self.record.shed or ()), (turn.place.provider.name, turn.label, reason)]
+        self._standing = None
+        standing.sent_away(now, reason)
         return self._next(now)
 
     def content(self, now: float, attempt: Attempt) -> Actions:
@@ -303,15 +298,15 @@ class Exchange:
         if not self._committed and now >= self._ask.deadline_at:
             return (*self._cancel_live(now, gave_up=True), *self._give_up(now, Stuck(Reason.DEADLINE)))
         for attempt in self._live:
-            if attempt.sent_at and now >= self._overdue_at(attempt):
+            if attempt.sent_at and now >= attempt.overdue_at(self._ask.policy.timeouts):
                 return self._cut_short(now, attempt)
         if now >= self._hedge_at:
             return self._hedge(now)
         if now >= self._comfort_at():
             return self._comfort(now)
-        turn = self._turn
-        if turn is not None and now < turn.until:
-            return self._look_around(now, turn)
+        standing = self._standing
+        if standing is not None and now < standing.turn.until:
+            return self._look_around(now, standing)
         self._leave_queue(now)
         due, self._due = self._due, None
         step = self._placement.ready(due, now) if due is not None else None
@@ -335,37 +330,30 @@ class Exchange:
             self._due = step
             return NOTHING
         if isinstance(step, Queued):
-            self._turn = step.turn
-            self._look_at = NEVER if step.turn.lenient or len(self._ask.candidates) == 1 else now + LOOK_S
+            several = len(self._ask.candidates) > 1
+            self._standing = Standing(now, step.turn, self._placement.room, self.record, looks_around=several)
             return (Queue(step.turn),)
         return self._give_up(now, step)
 
-    def _look_around(self, now: float, turn: Turn) -> Actions:
+    def _look_around(self, now: float, standing: Standing) -> Actions:
         """It waits in a queue: see whether another target has come free meanwhile."""
-        go = self._placement.elsewhere(turn, now)
+        go = self._placement.elsewhere(standing.turn, now)
         if go is None:
-            self._look_at = now + LOOK_S
+            standing.look_at = now + LOOK_S
             return NOTHING
         self._leave_queue(now)
         return self._send(now, go)
 
     def _leave_queue(self, now: float) -> None:
-        turn = self._turn
-        if turn is not None:
-            turn.gate.queue.leave(turn)
-            self._waited(now, turn)
-
-    def _waited(self, now: float, turn: Turn) -> None:
-        self._turn, self._look_at = None, NEVER
-        turn.wake = None
-        self._placement.room.waited(turn, now)
-        wait = turn.place.provider.name, turn.label, now - turn.since
-        self.record.waits = [*(self.record.waits or ()), wait]
+        standing, self._standing = self._standing, None
+        if standing is not None:
+            standing.leave(now)
 
     def _send(self, now: float, go: Go) -> Actions:
         ask, record, place, placement = self._ask, self.record, go.place, self._placement
-        if placement.spilled is not None:
-            self._spilled(placement.spilled)
+        spilled = placement.spilled
+        if spilled is not None:
+            record.spills = [*(record.spills or ()), (spilled.provider.name, spilled.model_label)]
             placement.spilled = None
         # One that goes against an open breaker earns no repetition: in a total outage they would pay for each other.
         if go.kind is _FIRST and go.admitted and not ask.already_retried:
@@ -476,30 +464,19 @@ class Exchange:
         """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
         if self.done:
             return NEVER
-        wake_at = min(self._hedge_at, self._look_at)
+        wake_at = self._hedge_at
         if self._ask.stream:
             wake_at = min(wake_at, self._comfort_at())
         if not self._committed:
             wake_at = min(wake_at, self._ask.deadline_at, self._held_until)
         if self._due is not None:
             wake_at = min(wake_at, self._due.at)
-        if self._turn is not None:
-            wake_at = min(wake_at, self._turn.until)
+        if self._standing is not None:
+            wake_at = min(wake_at, self._standing.wake_at)
         for attempt in self._live:
             if attempt.sent_at:
-                wake_at = min(wake_at, self._overdue_at(attempt))
+                wake_at = min(wake_at, attempt.overdue_at(self._ask.policy.timeouts))
         return wake_at
-
-    def _overdue_at(self, attempt: Attempt) -> float:
-        timeouts = self._ask.policy.timeouts
-        if attempt.uploading:
-            return max(attempt.heard_at, attempt.sent_at) + timeouts.stall_s
-        at = NEVER
-        if not attempt.content_at:
-            at = attempt.sent_at + attempt.limit_s
-        elif attempt.streaming:
-            at = attempt.sent_at + timeouts.max_stream_s
-        return min(at, attempt.heard_at + timeouts.stall_s) if attempt.heard_at else at
 
     def _cut_short(self, now: float, attempt: Attempt) -> Actions:
         """The attempt took too long: close it, and treat it as the failure it is."""
@@ -614,13 +591,10 @@ class Exchange:
         self.ended_attempts.append(attempt)
         return (Cancel(attempt),)
 
-    def _spilled(self, place: Place) -> None:
-        self.record.spills = [*(self.record.spills or ()), (place.provider.name, place.model_label)]
-
     def _over(self, now: float, ending: Ending, reason: Reason) -> None:
         self.done = True
         self._due = None
-        if self._turn is not None:
+        if self._standing is not None:
             self._leave_queue(now)
         if self._ask.booking is not None:
             self._settle_booking(now, self._ask.booking, ending)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from gateway.core.bucket import NEVER, Bucket
 from gateway.core.plan import Priority, QuotaPlan, Resource
 from gateway.core.promises import Promises
 from gateway.core.queue import Queue, Waiter
-from gateway.core.quota import NEVER, Bucket, Quota
+from gateway.core.quota import Quota
 from gateway.core.throttle import Throttle
 from gateway.core.tokens import Ratio
 
@@ -91,9 +92,9 @@ class Gate:
         """Return the (tokens, requests) per second that these keys let through together; None where that is not bound."""
         tokens = requests = 0.0
         for key in keys:
-            quota = self.quotas.get(key)
-            token_rates, request_rates = _rates(quota) if quota is not None else ([], [])
-            limit = quota.limit(now) if quota is not None else None
+            quota = self.quota(now, key)
+            token_rates, request_rates = _rates(quota)
+            limit = quota.limit(now)
             if limit is not None:
                 request_rates.append(limit / max(self.call_s, 0.001))
             tokens += min(token_rates, default=NEVER)

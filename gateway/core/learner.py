@@ -58,15 +58,6 @@ SAMPLES = 40
 LAST = 256
 """Of more refusals, all but so many are taken to be long over."""
 
-CEILING_CUT = 0.7
-CEILING_CURVE_S = 30.0
-CEILING_NOISE = 0.1
-"""Refused with fewer beside it than what was served, less this share: then it is not about how many there are."""
-CEILING_REFUSALS = 4096
-"""So many are remembered, at most."""
-CEILING_EVIDENCE = 3
-"""Requests that must have been served lately, to be compared with those that were refused."""
-
 _REQUESTS, _INPUT, _OUTPUT = Resource.REQUESTS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS
 _INFINITE = float("inf")
 
@@ -165,13 +156,11 @@ class Learner:
         self._estimated_from = 0
         """Of what was sent before so many requests, nobody had estimated tokens."""
 
-    def watch(self, now: float, sent: Tally) -> bool:
-        """Note what was sent so far, now and then: a refusal is judged by what came before it. Tells whether it did."""
-        if now < self._look_at:
-            return False
-        self._look_at = now + SAMPLE_S
-        self._samples.append(sent)
-        return True
+    def watch(self, now: float, sent: Tally) -> None:
+        """Note what was sent so far, now and then: a refusal is judged by what came before it."""
+        if now >= self._look_at:
+            self._look_at = now + SAMPLE_S
+            self._samples.append(sent)
 
     def estimated(self, sent: Tally) -> None:
         """From now on the tokens of all that is sent are estimated; `sent`: all until now."""
@@ -287,83 +276,3 @@ class Learner:
             ),
             default=0.0,
         )
-
-
-class Ceiling:
-    """How many requests may be under way at the same time, learned from refusals of an overloaded provider.
-
-    Learned only where refusals are about that: nearly all that were refused had more beside them than any that was served. A
-    provider that refuses a part of everything, or all of it, is not asked too much at once; it fails, which is its breaker's
-    business, and what was believed before is forgotten. Who was about to be refused does not count as being beside anybody.
-    """
-
-    __slots__ = ("_above", "_among", "_curve", "_cut_at", "_least", "_least_before", "_most", "_most_before", "_period",
-                 "_refusals", "_served", "_served_before")  # fmt: skip
-
-    def __init__(self) -> None:
-        self._curve = Curve()
-        self._cut_at = -_INFINITE
-        self._most = self._most_before = 0
-        """With so many under way, at most, a request was sent that was served: in this period, and in the one before."""
-        self._least = self._least_before = _INFINITE
-        """With so many, at least, one that was refused."""
-        self._among = self._above = 0
-        """Refused with no more beside them than one that was served, and with more: since the last change of mind."""
-        self._served = self._served_before = 0
-        self._period = 0
-        self._refusals: deque[tuple[float, float]] = deque(maxlen=CEILING_REFUSALS)
-        """When the last ones were sent, and when they were refused."""
-
-    def served(self, now: float, *, sent_at: float, beside: int) -> None:
-        """A request was carried out that was sent then, when so many were under way, itself among them."""
-        self._turn(now)
-        self._served += 1
-        self._most = max(self._most, self._really(sent_at, beside))
-
-    def refused(self, now: float, *, sent_at: float, beside: int) -> None:
-        """A request was refused that was sent then, when so many were under way, itself among them."""
-        self._turn(now)
-        beside = self._really(sent_at, beside)
-        self._refusals.append((sent_at, now))
-        proven = max(self._most, self._most_before)
-        self._least = min(self._least, beside)
-        if beside <= proven:
-            self._among += 1
-        else:
-            self._above += 1
-        apart = min(self._least, self._least_before) >= (1.0 - CEILING_NOISE) * proven
-        if not apart or (self._among >= CEILING_EVIDENCE and self._among > self._above):
-            self._cut_at = -_INFINITE
-            self._among = self._above = 0
-        elif sent_at > self._cut_at and self._served + self._served_before >= CEILING_EVIDENCE:
-            top = max(beside - 1, proven)
-            self._curve.cut(now, top, max(CEILING_CUT, (1.0 - CEILING_NOISE) * proven / top), CEILING_CURVE_S)
-            self._cut_at = now
-
-    def value(self, now: float) -> int | None:
-        """Return the number, at least 1; None where there is none (any more)."""
-        if now - self._cut_at >= MEMORY_S:
-            return None
-        return max(1, int(self._curve.value(now)))
-
-    @property
-    def until(self) -> float:
-        """When it will be forgotten, unless it is confirmed."""
-        return self._cut_at + MEMORY_S
-
-    def _really(self, at: float, beside: int) -> int:
-        """Return how many of those under way at a moment were not about to be refused, as far as is known by now."""
-        for sent_at, refused_at in reversed(self._refusals):
-            if refused_at <= at:
-                break
-            beside -= sent_at < at
-        return max(1, beside)
-
-    def _turn(self, now: float) -> None:
-        period = int(now / CEILING_CURVE_S)
-        if period > self._period:
-            follows = period == self._period + 1
-            self._most_before, self._most = (self._most if follows else 0), 0
-            self._least_before, self._least = (self._least if follows else _INFINITE), _INFINITE
-            self._served_before, self._served = (self._served if follows else 0), 0
-            self._period = period

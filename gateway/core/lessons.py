@@ -8,10 +8,10 @@ target or provider, and doubts at most one of them.
 from __future__ import annotations
 
 from gateway.core.attempt import Ask, Attempt
+from gateway.core.bucket import Cost
 from gateway.core.gate import SMOOTHING
 from gateway.core.placement import Placement
 from gateway.core.plan import INFERENCE, Balance
-from gateway.core.quota import Cost
 from gateway.core.registry import ProviderState, TargetState
 from gateway.core.throttle import SHORT_S
 from gateway.core.verdicts import FAULTS, Fault, Parked, Scope, Verdict

@@ -20,6 +20,7 @@ from typing import Protocol
 from gateway.core.attempt import Ask, Place
 from gateway.core.backoff import backoff
 from gateway.core.breaker import HOPELESS
+from gateway.core.bucket import NEVER
 from gateway.core.plan import Balance
 from gateway.core.record import Kind
 from gateway.core.room import Parked, Room
@@ -104,6 +105,10 @@ class Stuck:
         """The delay was promised to this client alone."""
 
 
+_Full = tuple[Place, str | None, float]
+"""A place without room now, the key that will have some there soonest, and when, were nobody else waiting."""
+
+
 class Placement:
     """The walk of one exchange: what was tried, what was waited, what is left."""
 
@@ -157,7 +162,7 @@ class Placement:
                 return again
         tried, room, foreign = self._tried, self.room, self._ask.foreign_key
         held_back: list[tuple[Place, str | None]] = []
-        parked: list[Parked] = []
+        parked: list[_Full] = []
         for place in self._ask.candidates:
             if not self._eligible(place):
                 continue
@@ -169,7 +174,7 @@ class Placement:
                 continue
             share = place.share(now)
             if usable_at > now or (share > 0.0 and (repeat or gate.queue.count)):
-                parked.append(room.parked(now, place, key, usable_at, self._kind(place)))
+                parked.append((place, key, usable_at))
             elif share >= 1.0 or (share > 0.0 and self._chance.random() < share):
                 return self._served_by(now, parked, Go(place, self._kind(place), key))
             else:
@@ -261,42 +266,50 @@ class Placement:
         self._hurried = True
         return Wait(place, Kind.RETRY, now + self._chance.uniform(0.0, QUICK_S))
 
-    def _served_by(self, now: float, parked: list[Parked], go: Go) -> Go | Queued:
+    def _served_by(self, now: float, full: list[_Full], go: Go) -> Go | Queued:
         """Go there, or wait for one that is preferred and has room soon."""
-        if not parked:
+        # A key out of use is no want of room.
+        full = [entry for entry in full if not self._benched(now, *entry[:2])]
+        if not full:
             return go
-        preferred = self._preferred(now, parked)
+        preferred = self._preferred(now, full)
         if preferred is not None:
             return preferred
-        self.spilled = parked[0].turn.place
+        self.spilled = full[0][0]
         return go
 
-    def _preferred(self, now: float, parked: list[Parked]) -> Queued | None:
+    def _preferred(self, now: float, full: list[_Full]) -> Queued | None:
         """Wait for a preferred target without room, where another could serve at once but the wait is known to be short."""
         limit_s = min(self._ask.policy.rate_limit_wait_s, INDULGED_SHARE * (self._ask.deadline_at - now))
         if self._indulged or not limit_s or self._ask.balance is not _ORDERED:
             return None
-        for entry in parked:
-            place, wait_s = entry.turn.place, entry.wait_s
-            if wait_s > limit_s or place.share(now) <= 0.0 or not self.room.fits(now, entry):
+        for place, key, usable_at in full:
+            # Who stands in the queue comes on top of that; only where it may be short is it worth knowing.
+            if limit_s < usable_at - now < NEVER or place.share(now) <= 0.0:
                 continue
-            state = self.room.credential_state(place, entry.key)
+            entry = self.room.parked(now, place, key, usable_at, self._kind(place))
+            if entry.wait_s > limit_s or not self.room.fits(now, entry):
+                continue
+            state = self.room.credential_state(place, key)
             if state is not None and state.stated(now, place.model) and self._paid(now, place):
                 self._indulged = True
                 entry.turn.lenient = True
                 return Queued(self.room.turn(now, entry, limit_s))
         return None
 
+    def _benched(self, now: float, place: Place, key: str | None) -> bool:
+        """Whether this key is out of use. A limit passes with time; whether a refused key will be good again, nobody knows."""
+        state = self.room.credential_state(place, key)
+        return state is not None and state.benched(now, place.model)
+
     def _without_alternative(
-        self, now: float, held_back: list[tuple[Place, str | None]], parked: list[Parked]
+        self, now: float, held_back: list[tuple[Place, str | None]], full: list[_Full]
     ) -> Go | Wait | Queued | Stuck:
         stuck = Stuck(Reason.ATTEMPTS_EXHAUSTED if self._tried else Reason.NO_TARGET)
-        for entry in sorted(parked, key=_wait_s):
+        entries = [self.room.parked(now, *each, self._kind(each[0])) for each in full]
+        for entry in sorted(entries, key=_wait_s):
             place = entry.turn.place
-            state = self.room.credential_state(place, entry.key)
-            # A limit passes with time; whether a refused key will be good again, nobody knows.
-            benched = state is not None and state.benched(now, place.model)
-            if benched or not self.room.fits(now, entry):
+            if self._benched(now, place, entry.key) or not self.room.fits(now, entry):
                 if stuck.reason not in PROMISING:
                     stuck = Stuck(self.room.why_none(place, now), entry.wait_s, entry.turn)
                 continue

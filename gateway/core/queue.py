@@ -40,7 +40,7 @@ LOOK_S = 0.25
 _BATCH = int(Priority.BATCH)
 
 
-class Account:
+class Claim:
     """A claim to a share of what is served. May be overdrawn: what is behind pays later, however much one turn has cost."""
 
     __slots__ = ("share", "tokens", "turns")
@@ -115,8 +115,8 @@ class Queue:
     """Those who wait for room. `depth` bounds them, but for those who were promised a turn; a reload may change it."""
 
     __slots__ = (
-        "_accounts",
         "_arrivals",
+        "_claims",
         "_deadlines",
         "_lanes",
         "_looked_at",
@@ -134,8 +134,8 @@ class Queue:
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self._lanes = (Lane(), Lane(), Lane())
-        self._accounts = (Account(SHARES[0]), Account(SHARES[1]), Account(SHARES[2]))
-        self._rescue = Account(RESCUE_SHARE)
+        self._claims = (Claim(SHARES[0]), Claim(SHARES[1]), Claim(SHARES[2]))
+        self._rescue = Claim(RESCUE_SHARE)
         self._standing = Standing()
         self._deadlines: list[tuple[float, int, Waiter]] = []
         """Of those not promised."""
@@ -231,10 +231,10 @@ class Queue:
             if not self._deadlines:
                 self._standing.sick = False
         if not self._lanes[waiter.priority]:
-            self._accounts[waiter.priority].lapse()
+            self._claims[waiter.priority].lapse()
         if not self.count:
             # Nobody is kept from anything: whoever waits next owes nobody.
-            for account in (*self._accounts, self._rescue):
+            for account in (*self._claims, self._rescue):
                 account.clear()
 
     # -- whose turn it is -----------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Queue:
         waiting = [priority for priority, lane in enumerate(self._lanes) if lane]
         self._rescued = False
         for priority in waiting[1:]:
-            if self._accounts[priority].due:
+            if self._claims[priority].due:
                 return self._lanes[priority].head()
         if len(waiting) > 1 and self._rescue.due:
             oldest = min((self._lanes[priority].head() for priority in waiting[1:]), key=_since)
@@ -266,13 +266,13 @@ class Queue:
         if rescued:
             self._rescue.pay(tokens)
         elif ahead:
-            self._accounts[priority].pay(tokens)
+            self._claims[priority].pay(tokens)
         fade = exp(min(0.0, self._recent_at - now) / RECENT_S)
         self._recent_at = now
         self._recent_tokens = self._recent_tokens * fade + tokens
         self._recent_turns = self._recent_turns * fade + 1.0
         self._rescue.earn(tokens, self._recent_tokens, self._recent_turns)
-        for other, account in enumerate(self._accounts):
+        for other, account in enumerate(self._claims):
             # Served because nothing higher waited: that was nobody's share, and earns its class none.
             if other != priority or ahead:
                 account.earn(tokens, self._recent_tokens, self._recent_turns)

@@ -1,9 +1,8 @@
 """What one key may send to one model: every limit that is known of it, and the reservations against them.
 
-Each rate is a GCRA (the generic cell rate algorithm of ATM Forum TM 4.0, as in brandur/redis-cell): one number, the theoretical
-arrival time, says when a request of a given size has room, exactly and in constant time. A limit has one of three sources: the
-configuration, the provider's own words (headers, the text of a 429), or what refusals have taught (`core.learner`). They hold
-together; whichever is tightest decides.
+A limit on a rate (`core.bucket`) has one of three sources: the configuration, the provider's own words (headers, the text of a
+429), or what refusals have taught (`core.learner`; on how many may be under way, `core.ceiling`). They hold together; whichever is
+tightest decides.
 
     reserve   at send: one request and the estimate of its tokens, in every limit
     settle    at the end: the difference to what was really used is given back, or taken in addition
@@ -17,13 +16,12 @@ learned is a rate of reservations. So `settle` is about configured limits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 
-from gateway.core.learner import MEMORY_S, Ceiling, Learner, Tally
+from gateway.core.bucket import FREE, NEVER, Bucket, Cost, LearnedBucket, Source
+from gateway.core.ceiling import Ceiling
+from gateway.core.learner import MEMORY_S, Learner, Tally
 from gateway.core.limits import Stated
 from gateway.core.plan import QuotaPlan, RatePlan, Resource
-
-NEVER = float("inf")
 
 MOST_STATED = 8
 """Limits that one key is believed to have by its provider's words."""
@@ -38,124 +36,9 @@ ON_THE_WAY_S = 0.05
 have come in later, and nothing was gained before it was there."""
 STEP = 0.005
 """A learned limit grows in steps of this share."""
-LEARNED_BURST_S = 0.5
-"""A learned limit lets so much through at once; how much the provider does, nobody knows."""
-
-_REQUESTS, _TOKENS, _INPUT, _OUTPUT = Resource.REQUESTS, Resource.TOKENS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS
-_EITHER = (_REQUESTS, _TOKENS)
-
-
-class Source(StrEnum):
-    """Who says that there is a limit."""
-
-    CONFIGURED = "configured"
-    HEADER = "header"
-    """The provider itself, in headers or in the text of a refusal."""
-    LEARNED = "learned"
-
-
-_CONFIGURED, _HEADER, _LEARNED = Source.CONFIGURED, Source.HEADER, Source.LEARNED
-
-
-class Cost:
-    """What a request takes of each resource: an estimate when it is sent, what was used when it is settled."""
-
-    __slots__ = ("guess", "input", "output")
-
-    def __init__(self, input_tokens: float = 0.0, output_tokens: float = 0.0, guess: float = 0.0) -> None:
-        self.input = input_tokens
-        self.output = output_tokens
-        self.guess = guess
-        """Of an estimate: the input without the margin that is reserved for its error."""
-
-    @property
-    def tokens(self) -> float:
-        """Input and output together."""
-        return self.input + self.output
-
-    def of(self, resource: Resource) -> float:
-        """Return the amount of one resource."""
-        if resource is _REQUESTS:
-            return 1.0
-        if resource is _TOKENS:
-            return self.input + self.output
-        return self.input if resource is _INPUT else self.output
-
-
-FREE = Cost()
-
-
-class Bucket:
-    """One limit on a rate: holds up to `burst`, starts full, gains `amount` per `period_s`."""
-
-    __slots__ = ("_arrival", "_interval_s", "amount", "as_of", "burst", "period_s", "resource", "since", "source", "until")
-
-    def __init__(self, plan: RatePlan, source: Source, now: float, *, since: int = 0, until: float = NEVER) -> None:
-        self.resource = plan.resource
-        self.source = source
-        self.since = since
-        """So many requests had been sent before: they have taken nothing of it."""
-        self.as_of = 0
-        """Of a stated one: the number of the latest request in whose answer it was stated."""
-        self.until = until
-        """From then on it holds no longer."""
-        self.amount = plan.amount
-        self.period_s = plan.period_s
-        self.burst = plan.burst
-        self._interval_s = plan.period_s / plan.amount
-        self._arrival = now
-
-    @property
-    def per_s(self) -> float:
-        """The rate, in its resource per second."""
-        return self.amount / self.period_s
-
-    def ready_at(self, amount: float) -> float:
-        """Return when this much has room; a past moment means now. More than the burst has room when the bucket is full."""
-        return self._arrival - (self.burst - min(amount, self.burst)) * self._interval_s
-
-    def take(self, now: float, amount: float) -> None:
-        """Take this much, be it there or not; less than nothing gives back."""
-        self._arrival = (self._arrival if self._arrival > now or amount < 0.0 else now) + amount * self._interval_s
-
-    def level(self, now: float) -> float:
-        """Return what is in it; below nothing where it is in debt."""
-        return self.burst - max(0.0, self._arrival - now) / self._interval_s
-
-    def correct(self, now: float, level: float) -> None:
-        """Set what is in it."""
-        self._arrival = now + (self.burst - min(level, self.burst)) * self._interval_s
-
-    def retune(self, now: float, amount: float, period_s: float, burst: float) -> None:
-        """Take over another rate; what is in it stays, as far as it fits."""
-        level = min(self.level(now), burst)
-        self.amount, self.period_s, self.burst = amount, period_s, burst
-        self._interval_s = period_s / amount
-        self.correct(now, level)
-
-
-class LearnedBucket(Bucket):
-    """A limit that refusals have taught.
-
-    A provider wants all that a request needs to be there, so one that is larger than the burst waits until it is, as if the burst
-    were as large; debts are for limits that are known.
-    """
-
-    __slots__ = ("_largest",)
-
-    def __init__(self, resource: Resource, per_s: float, now: float, since: int) -> None:
-        self._largest = 1.0
-        super().__init__(RatePlan(resource, per_s, 1.0, max(per_s * LEARNED_BURST_S, 1.0)), _LEARNED, now, since=since)
-
-    def ready_at(self, amount: float) -> float:
-        if amount > self.burst:
-            self._arrival += (amount - self.burst) * self._interval_s
-            self.burst = self._largest = amount
-        return self._arrival - (self.burst - amount) * self._interval_s
-
-    def follow(self, now: float, per_s: float) -> None:
-        """Take over another rate."""
-        self.retune(now, per_s, 1.0, max(per_s * LEARNED_BURST_S, self._largest))
+_REQUESTS = Resource.REQUESTS
+_EITHER = (_REQUESTS, Resource.TOKENS)
+_CONFIGURED, _HEADER = Source.CONFIGURED, Source.HEADER
 
 
 class Reservation:
@@ -322,13 +205,19 @@ class Quota:
             limit = self.limit(now)
             if limit is not None and self.inflight >= limit:
                 return NEVER
-        at = 0.0
+            if self.ceiling is not None and self.ceiling.stale(now):
+                self.ceiling = None
+                self._take_stock()
+        at, amounts = 0.0, cost.amounts
         for bucket in self.buckets:
-            ready_at = bucket.ready_at(cost.of(bucket.resource))
-            if ready_at > at:
-                if bucket.source is not _CONFIGURED and self._changed(now, bucket):
-                    return self.ready_at(now, cost)
-                at = ready_at
+            amount = amounts[bucket.number]
+            if bucket.source is _CONFIGURED:
+                # Mostly it is far from being reached, and this is all; as `Bucket.ready_at` would say.
+                if bucket.arrival - now <= (bucket.burst - amount) * bucket.interval_s:
+                    continue
+            elif self._changed(now, bucket):
+                return self.ready_at(now, cost)
+            at = max(at, bucket.ready_at(amount))
         return at
 
     def reserve(self, now: float, cost: Cost) -> Reservation:
@@ -341,8 +230,11 @@ class Quota:
         if cost is not FREE:
             self.input += cost.input
             self.output += cost.output
+        amounts = cost.amounts
         for bucket in self.buckets:
-            bucket.take(now, cost.of(bucket.resource))
+            # As `Bucket.take`, for every request.
+            arrival = bucket.arrival
+            bucket.arrival = (max(now, arrival)) + amounts[bucket.number] * bucket.interval_s
         return Reservation(self, now, cost, self._arrived)
 
     def _look_back(self, now: float) -> None:
@@ -364,7 +256,7 @@ class Quota:
                 if requests:
                     bucket.take(now, -requests)
             elif bucket.source is _CONFIGURED or requests:
-                bucket.take(now, used.of(bucket.resource) - reserved.of(bucket.resource))
+                bucket.take(now, used.amounts[bucket.number] - reserved.amounts[bucket.number])
 
     # -- what the provider says -----------------------------------------------------------------------------------------------
 
@@ -483,7 +375,7 @@ class Quota:
             self.buckets.remove(bucket)
             if bucket.source is _HEADER:
                 self.stated.remove(bucket)
-            self._taught = any(other.source is _LEARNED for other in self.buckets)
+            self._taught = self.learner.remembers(now)
             self._take_stock()
             return True
         return isinstance(bucket, LearnedBucket) and self._follow(now, bucket)

@@ -36,12 +36,6 @@ _OTHER, _FAILED, _NONE, _STANDARD = Family.OTHER, Ending.FAILED, Reason.NONE, Pr
 """Python 3.11 is slow to find an enumeration's members; these are needed for every request."""
 
 
-Place = tuple[str, str]
-"""(provider, model label) of a place in front of which there is a queue."""
-Wait = tuple[str, str, float]
-"""(provider, model label, seconds)."""
-
-
 class AttemptRecord:
     """One upstream request."""
 
@@ -175,12 +169,12 @@ class ExchangeRecord:
         """(input tokens, output tokens) as reported by the provider; None where it reported none."""
         self.priority = _STANDARD
         """Whose turn it is in a queue."""
-        self.waits: list[Wait] | None = None
-        """Every time it stood in a queue; mostly none."""
-        self.spills: list[Place] | None = None
-        """Where it would have gone, had there been room in time."""
+        self.waits: list[tuple[str, str, float]] | None = None
+        """(provider, model or group, seconds) of every time it stood in a queue; mostly none."""
+        self.spills: list[tuple[str, str]] | None = None
+        """(provider, model) where it would have gone, had there been room in time."""
         self.shed: list[tuple[str, str, Reason]] | None = None
-        """(provider, model label, why) of the queues that sent it away."""
+        """(provider, model or group, why) of the queues that sent it away."""
         self.usage_partial = False
         """One of several providers of a resumed stream reported none, so that more was used than `usage` says."""
 

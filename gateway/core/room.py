@@ -7,9 +7,9 @@ what a place would cost this request in time. One instance per exchange, for est
 from __future__ import annotations
 
 from gateway.core.attempt import Ask, Place
+from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.credentials import CredentialState
 from gateway.core.gate import Gate
-from gateway.core.quota import FREE, NEVER, Cost
 from gateway.core.record import Kind
 from gateway.core.tokens import Prompt
 from gateway.core.turns import Turn, usable
@@ -133,6 +133,7 @@ class Room:
         return turn.gate.promise(now, turn, self._keys(turn.place), wait_s)
 
     def why_none(self, place: Place, now: float) -> Reason:
+        """Return why there is no room in time: its keys are out of use, its queue has sent the request away, or merely that."""
         states = place.provider.credentials.values()
         if self._ask.foreign_key is None and states and all(state.benched(now, place.model) for state in states):
             return Reason.CREDENTIALS_BENCHED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.core.quota import Cost
+from gateway.core.bucket import Cost
 
 BYTES_PER_TOKEN = 4.0
 """Of English and JSON in OpenAI's vocabularies, until something is known."""

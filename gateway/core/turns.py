@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.core.attempt import Place
+from gateway.core.bucket import Cost
 from gateway.core.gate import LOOK_S, Gate
 from gateway.core.plan import Priority
 from gateway.core.queue import Waiter
-from gateway.core.quota import Cost
 from gateway.core.record import Kind
 from gateway.errors import Reason
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from gateway.core.bucket import Bucket
 from gateway.core.plan import Resource
-from gateway.core.quota import Bucket
 
 _OPENAI = {Resource.REQUESTS: "requests", Resource.TOKENS: "tokens"}
 _ANTHROPIC = {**_OPENAI, Resource.INPUT_TOKENS: "input-tokens", Resource.OUTPUT_TOKENS: "output-tokens"}

@@ -24,11 +24,12 @@ from gateway.config.snapshot import Client, Snapshot
 from gateway.core.accounts import Account
 from gateway.core.actions import Advice
 from gateway.core.attempt import Ask, Place
+from gateway.core.bucket import FREE
 from gateway.core.exchange import Exchange
 from gateway.core.message import RequestHead
 from gateway.core.placement import Chance
 from gateway.core.plan import INFERENCE, Family, Policy
-from gateway.core.quota import FREE, Reservation
+from gateway.core.quota import Reservation
 from gateway.core.record import Ending, ExchangeRecord
 from gateway.core.registry import Registry
 from gateway.core.routing import Choice, Router

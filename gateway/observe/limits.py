@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from gateway.core.bucket import NEVER, Source
 from gateway.core.gate import Gate
 from gateway.core.plan import ProviderPlan, QuotaPlan, Resource
-from gateway.core.quota import NEVER, Quota, Source
+from gateway.core.quota import Quota
 
 _CONCURRENT, _CONFIGURED, _LEARNED = Resource.CONCURRENT, Source.CONFIGURED, Source.LEARNED
 

@@ -24,8 +24,9 @@ from gateway.core.actions import (
     Relay,
     Send,
 )
-from gateway.core.attempt import NEVER, Ask, Attempt, Place
+from gateway.core.attempt import Ask, Attempt, Place
 from gateway.core.breaker import Breaker
+from gateway.core.bucket import NEVER
 from gateway.core.exchange import Exchange
 from gateway.core.gate import Gate
 from gateway.core.hedge import HedgeBudget

@@ -14,10 +14,11 @@ from itertools import count
 from random import Random
 from statistics import median
 
+from gateway.core.bucket import NEVER, Cost, Source
 from gateway.core.credentials import CredentialState
 from gateway.core.limits import Stated
 from gateway.core.plan import QuotaPlan, Resource
-from gateway.core.quota import NEVER, Cost, Quota, Source
+from gateway.core.quota import Quota
 
 START = 1000.0
 

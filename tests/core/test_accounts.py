@@ -3,8 +3,9 @@
 import pytest
 
 from gateway.core.accounts import FULL_S, Account, Full
+from gateway.core.bucket import FREE, Cost
 from gateway.core.plan import ClientPlan
-from gateway.core.quota import FREE, Cost, Reservation
+from gateway.core.quota import Reservation
 from tests.core.build import NOW, limits
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from gateway.core.learner import CEILING_CURVE_S, CEILING_CUT, CEILING_EVIDENCE, FADE_S, MEMORY_S, Ceiling
+from gateway.core.ceiling import CURVE_S, CUT, EVIDENCE, Ceiling
+from gateway.core.learner import FADE_S, MEMORY_S
 from tests.core.build import NOW
 
-PERIOD = CEILING_CURVE_S
+PERIOD = CURVE_S
 START = NOW - NOW % PERIOD
 """Where a period begins."""
 
@@ -44,7 +45,7 @@ def test_a_refusal_beside_more_than_was_ever_served_beside_cuts(served, refused,
 
 @pytest.mark.parametrize("served", [(), (2,), (2, 3)])
 def test_with_too_little_served_to_compare_with_nothing_is_learned(served):
-    assert len(served) < CEILING_EVIDENCE
+    assert len(served) < EVIDENCE
     assert taught(*served, refused=[10]).value(START) is None
 
 
@@ -76,7 +77,7 @@ def test_it_comes_back_to_where_it_was_cut_and_goes_beyond_that():
     ceiling = taught(1, 1, 1, refused=[101])
     values = [ceiling.value(START + age) for age in (0.0, 0.5 * PERIOD, PERIOD, 1.5 * PERIOD, 3 * PERIOD)]
     assert values == sorted(values)
-    assert (values[0], values[2]) == (int(100 * CEILING_CUT), 100)
+    assert (values[0], values[2]) == (int(100 * CUT), 100)
     assert values[4] > 150
 
 

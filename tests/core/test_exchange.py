@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.core.attempt import NEVER
 from gateway.core.breaker import State
+from gateway.core.bucket import NEVER
 from gateway.core.farewell import RANK
 from gateway.core.plan import INFERENCE, Family
 from gateway.core.record import Ending

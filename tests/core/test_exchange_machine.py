@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core.actions import Break, Cancel, Comfort, Commit, Finish, Open, OpenEarly, Queue, Refuse, Relay, Send
-from gateway.core.attempt import NEVER
 from gateway.core.breaker import Breaker, Permit, State
+from gateway.core.bucket import NEVER, Cost
 from gateway.core.budget import Budget
 from gateway.core.credentials import CredentialState
 from gateway.core.hedge import CAP
 from gateway.core.plan import INFERENCE, Balance, BreakerPlan, Family, HedgePlan, Learned, Prefill, Priority, QuotaPlan
 from gateway.core.promises import Promises
-from gateway.core.quota import Cost, Quota
+from gateway.core.quota import Quota
 from gateway.core.record import Ending, Kind
 from gateway.core.turns import called, usable
 from gateway.core.verdicts import FAULTS, Again, Fault, Scope, Verdict
@@ -856,7 +856,7 @@ class AnyExchange(RuleBasedStateMachine):
         """What is reserved belongs to an attempt under way, and whoever stands in a queue is still there."""
         stories = [self.story, *self.bystanders]
         under_way = [attempt for story in stories for attempt in story.record.attempts if not attempt.ended_at]
-        waiting = [story.machine._turn for story in stories if story.machine.queued]
+        waiting = [story.machine._standing.turn for story in stories if story.machine.queued]
         for state in self.world.registry.providers.values():
             for _, gate in state.gates():
                 assert gate.pending == sum(attempt.gate is gate for attempt in under_way)
@@ -869,7 +869,7 @@ class AnyExchange(RuleBasedStateMachine):
             attempt.reservation.ended is (attempt not in under_way) for story in stories for attempt in story.record.attempts
         )
         assert self.own_limits.inflight == (not self.exchange.done)
-        assert self.exchange.queued is (self.exchange._turn is not None)
+        assert self.exchange.queued is (self.exchange._standing is not None)
         assert not self.exchange.queued or not self.live
 
     @invariant()

@@ -2,12 +2,12 @@
 
 import pytest
 
+from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.gate import EASE, USUAL_CALL_S, Gate
 from gateway.core.limits import Stated
 from gateway.core.plan import Priority, QuotaPlan, Resource
 from gateway.core.promises import HORIZON_S, PROMISED_SHARE, SOONEST_S
 from gateway.core.queue import Waiter
-from gateway.core.quota import FREE, NEVER, Cost
 from gateway.core.turns import Turn, called, look_at, usable
 from tests.core.build import MODEL, NOW, World, limits
 
@@ -49,6 +49,16 @@ def test_a_reload_reaches_every_key_and_those_to_come_and_the_queue():
     assert [front.quota(NOW, key).buckets[0].per_s for key in (*KEYS, "key-3")] == [5.0] * 3
     assert [front.quota(NOW, key).limit(NOW) for key in (*KEYS, "key-3")] == [7] * 3
     assert front.queue.depth == 3
+
+
+def test_keys_that_a_reload_takes_away_are_forgotten_unless_they_are_in_use():
+    front = gate(limits(1.0), used=("key-1", "key-2", "key-3"))
+    under_way = front.quota(NOW, "key-2").reserve(NOW, FREE)
+    front.replan(NOW, limits(1.0), 3, ("key-1",))
+    assert list(front.quotas) == ["key-1", "key-2"]
+    under_way.kept()
+    front.replan(NOW, limits(1.0), 3, ("key-1",))
+    assert list(front.quotas) == ["key-1"]
 
 
 @pytest.mark.parametrize("used", [(), KEYS])
@@ -95,7 +105,7 @@ def test_it_tells_how_many_wait_of_each_class():
         (limits(2.0), KEYS, KEYS, (None, 4.0)),
         (limits(tokens=50.0), KEYS, KEYS, (100.0, None)),
         (limits(120.0, per=60.0, tokens=600.0), ("key-1",), KEYS, (10.0, 2.0)),
-        (limits(2.0), KEYS, ("key-1",), (None, None)),  # nothing holds back the key that was never used
+        (limits(2.0), KEYS, ("key-1",), (None, 4.0)),  # a key that was never used has the limits that are configured
         (limits(concurrent=4), KEYS, KEYS, (None, 8.0 / USUAL_CALL_S)),
         (limits(1.0, concurrent=4), ("key-1",), KEYS, (None, 1.0)),
         (limits(100.0, concurrent=4), ("key-1",), KEYS, (None, 4.0 / USUAL_CALL_S)),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.core.attempt import NEVER
 from gateway.core.breaker import State
+from gateway.core.bucket import NEVER
 from gateway.core.hedge import CAP, HedgeBudget, hedge_delay
 from gateway.core.latency import MIN_SAMPLES, History
 from gateway.core.plan import Family, HedgePlan

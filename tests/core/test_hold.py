@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.core.attempt import NEVER
 from gateway.core.breaker import State
+from gateway.core.bucket import NEVER
 from gateway.core.plan import HedgePlan
 from tests.core.build import NOW, World, policy, shut
 

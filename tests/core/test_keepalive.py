@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.attempt import NEVER
+from gateway.core.bucket import NEVER
 from gateway.core.plan import HedgePlan
 from tests.core.build import NOW, World, policy, shut
 

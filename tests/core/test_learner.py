@@ -8,9 +8,11 @@ from statistics import fmean
 
 import pytest
 
-from gateway.core.learner import CUT, FADE_S, MEMORY_S, Ceiling, Curve, Learner, Tally
+from gateway.core.bucket import FREE, Cost, Source
+from gateway.core.ceiling import Ceiling
+from gateway.core.learner import CUT, FADE_S, MEMORY_S, Curve, Learner, Tally
 from gateway.core.plan import QuotaPlan, Resource
-from gateway.core.quota import FREE, Cost, Quota, Source
+from gateway.core.quota import Quota
 from tests.core.hidden_limit import START, Hidden, Run
 
 REQUESTS, TOKENS, INPUT, OUTPUT = Resource.REQUESTS, Resource.TOKENS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS

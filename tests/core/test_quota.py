@@ -5,10 +5,11 @@ Reckoning is compared with naive buckets in `test_quota_machine`; here each rule
 
 import pytest
 
+from gateway.core.bucket import FREE, NEVER, Bucket, Cost, LearnedBucket, Source
 from gateway.core.learner import MEMORY_S
 from gateway.core.limits import Stated
 from gateway.core.plan import QuotaPlan, RatePlan, Resource
-from gateway.core.quota import FREE, LOOK_S, MOST_STATED, NEVER, ON_THE_WAY_S, STATED_S, Bucket, Cost, LearnedBucket, Quota, Source
+from gateway.core.quota import LOOK_S, MOST_STATED, ON_THE_WAY_S, STATED_S, Quota
 from tests.core.build import NOW, limits
 
 REQUESTS, TOKENS, INPUT, OUTPUT = Resource.REQUESTS, Resource.TOKENS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS

@@ -9,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway.core.bucket import NEVER, Cost
 from gateway.core.limits import Stated
 from gateway.core.plan import QuotaPlan, RatePlan, Resource
-from gateway.core.quota import NEVER, ON_THE_WAY_S, Cost, Quota
+from gateway.core.quota import ON_THE_WAY_S, Quota
 from tests.core.build import NOW
 
 CLOSE = 1e-6

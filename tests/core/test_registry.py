@@ -6,8 +6,8 @@ import pytest
 
 from gateway.core import registry as module
 from gateway.core.breaker import State
+from gateway.core.bucket import Cost
 from gateway.core.plan import BreakerPlan, BudgetPlan, ClientPlan, Family, GroupPlan, Priority, QuotaPlan
-from gateway.core.quota import Cost
 from gateway.core.registry import Registry
 from tests.core.build import NOW, Chance, World, fail, limits, provider, serve, shut
 

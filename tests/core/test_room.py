@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.core.attempt import Ask
+from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.plan import Family, Policy, Priority
-from gateway.core.quota import FREE, NEVER, Cost
 from gateway.core.room import LEAST_S, Room
 from gateway.errors import Reason
 from tests.core.build import MODEL, NOW, Prompt, World, limits

@@ -11,9 +11,10 @@ from random import Random
 import pytest
 
 from gateway.core import turns
+from gateway.core.bucket import Cost
 from gateway.core.plan import Priority, QuotaPlan, RatePlan, Resource
 from gateway.core.queue import Queue
-from gateway.core.quota import Cost, Quota, Reservation
+from gateway.core.quota import Quota, Reservation
 from gateway.core.turns import Turn, look_at, usable
 from tests.core.build import NOW, World
 

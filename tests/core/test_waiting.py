@@ -8,11 +8,12 @@ import pytest
 
 from gateway.core.actions import NOTHING
 from gateway.core.breaker import State
-from gateway.core.exchange import LOOK_S
+from gateway.core.bucket import Cost
 from gateway.core.gate import USUAL_CALL_S
 from gateway.core.limits import Stated
 from gateway.core.plan import Balance, HedgePlan, Priority, Resource
-from gateway.core.quota import Cost, Quota
+from gateway.core.quota import Quota
+from gateway.core.standing import LOOK_S
 from gateway.core.turns import called
 from gateway.errors import Reason
 from tests.core.build import NOW, Prompt, World, limits, policy, provider, shut
@@ -814,6 +815,27 @@ def test_and_gets_a_trickle_where_no_other_can():
     assert [story.start() for story in stories] == [["first a"], ["refuse 503 throttled"], ["refuse 503 throttled"]]
     assert (stories[1].end, stories[1].advised()[0]) == ("refused: throttled", True)
     assert 1.0 <= stories[1].advised()[1] <= 60.0
+
+
+def test_going_past_a_key_that_is_out_of_use_is_no_spill_and_measures_nothing():
+    world = World("a", "b")
+    world.key("a").bench(world.now)
+    story, measured = world.exchange(), []
+    story.machine._ask.measure = lambda: measured.append("the body") or Prompt(10)
+    assert (story.start(), measured) == (["first b"], [])
+    assert story.record.spills is None
+
+
+def test_an_overload_that_is_long_over_leaves_nothing_to_reckon_with():
+    world = World("a")
+    story = world.exchange(policy=policy(attempts=1))
+    story.start()
+    story.fails("overloaded")
+    quota = world.quota()
+    assert quota.bound
+    world.now += 600.0
+    world.exchange().start()
+    assert not quota.bound
 
 
 def test_a_stream_that_begins_is_news_to_the_throttle():

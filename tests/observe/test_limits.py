@@ -2,10 +2,11 @@
 
 import pytest
 
+from gateway.core.bucket import Cost, Source
 from gateway.core.limits import Stated
 from gateway.core.plan import GroupPlan, Priority, ProviderPlan, QuotaPlan, RatePlan, Resource
 from gateway.core.queue import Waiter
-from gateway.core.quota import Cost, Quota, Source
+from gateway.core.quota import Quota
 from gateway.core.registry import Registry
 from gateway.observe.limits import Limit, Total, limits_of, own_quotas, totals
 from gateway.observe.live import RegistryView
