@@ -72,15 +72,16 @@ class RequestHead:
 
     def again(self, content_length: int | None) -> RequestHead:
         """Return the head of a request that differs from this one only in its length; what was derived of the rest is shared."""
-        head = RequestHead.__new__(RequestHead)
-        head.method = self.method
-        head.target = self.target
-        head.headers = self.headers
-        head.version = self.version
-        head.content_length = content_length
-        head.chunked = self.chunked
-        head.expect_continue = self.expect_continue
-        head.keep_alive = self.keep_alive
+        head = RequestHead(
+            self.method,
+            self.target,
+            self.headers,
+            version=self.version,
+            content_length=content_length,
+            chunked=self.chunked,
+            expect_continue=self.expect_continue,
+            keep_alive=self.keep_alive,
+        )
         head.rendered = self.rendered
         head._fields = self._fields
         return head
@@ -107,38 +108,25 @@ class ResponseHead:
 
     __slots__ = ("_headers", "chunked", "content_length", "lines", "names", "phrase", "status")
 
-    def __init__(
-        self,
-        status: int,
-        headers: list[Header],
-        *,
-        phrase: bytes = b"",
-        content_length: int | None = None,
-        chunked: bool = False,
-    ) -> None:
+    def __init__(self, status: int, names: tuple[bytes, ...], lines: list[bytes], phrase: bytes) -> None:
         self.status = status
-        self.names: tuple[bytes, ...] = tuple([lower for lower, _, _ in headers])
+        self.names = names
         """Lower-case, one per line."""
-        self.lines = [b"%b: %b" % (name, value) for _, name, value in headers]
+        self.lines = lines
         """As received, without CRLF."""
-        self._headers: list[Header] | None = headers
+        self._headers: list[Header] | None = None
         self.phrase = phrase
         """The reason phrase; may be empty."""
-        self.content_length = content_length
-        """None: chunked, or delimited by the end of the connection."""
-        self.chunked = chunked
+        self.content_length: int | None = None
+        """None: chunked, or delimited by the end of the connection. As `chunked`, set by whoever reads the framing."""
+        self.chunked = False
 
-    @classmethod
-    def from_lines(cls, status: int, names: tuple[bytes, ...], lines: list[bytes], phrase: bytes) -> ResponseHead:
-        """Make a head of lines that a parser has passed; the framing is the caller's to set."""
-        head = cls.__new__(cls)
-        head.status = status
-        head.names = names
-        head.lines = lines
-        head._headers = None
-        head.phrase = phrase
-        head.content_length = None
-        head.chunked = False
+    @staticmethod
+    def of(status: int, headers: list[Header], phrase: bytes = b"") -> ResponseHead:
+        """Make a head of headers that were not read from a connection."""
+        lines = [b"%b: %b" % (name, value) for _, name, value in headers]
+        head = ResponseHead(status, tuple([lower for lower, _, _ in headers]), lines, phrase)
+        head._headers = headers
         return head
 
     @property

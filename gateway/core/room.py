@@ -17,7 +17,6 @@ from gateway.errors import Reason
 
 LEAST_S = 0.001
 """For less than this nobody joins a queue: what is left of a wait when it is over is a rounding error."""
-"""For less than this nobody joins a queue: what is left of a wait when it is over is a rounding error."""
 
 
 class Parked:

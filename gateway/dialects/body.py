@@ -26,7 +26,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _MODEL_KEY, _STREAM_KEY = b'"model"', b'"stream"'
 _MODEL_VALUE = re.compile(rb'"model"[ \t\n\r]*+:[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 _ESCAPED = b"\\u00"
 _ESCAPED_LETTERS = (b"\\u006", b"\\u007")

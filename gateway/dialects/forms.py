@@ -44,7 +44,7 @@ class Field:
         for parameter in _PARAMETER.finditer(b"".join(dispositions)):
             key, value = parameter[1].lower(), parameter[2]
             if key == b"name":
-                names.append(_ESCAPED.sub(rb"\1", value[1:-1]) if value.startswith(b'"') else value.strip())
+                names.append(_ESCAPED.sub(rb"\1", value[1:-1]) if len(value) > 1 and value.startswith(b'"') else value.strip())
             elif key == b"name*":
                 names.append(None)
             elif key.startswith(b"filename"):

@@ -133,7 +133,7 @@ def _stated_delay(outcome: Outcome, error: ErrorBody, status: int, now_unix: flo
 
 def _stated_limits(error: ErrorBody, now_unix: float) -> Sequence[Stated]:
     in_text = limits_in_text(error.message)
-    quoted = read_limits(ResponseHead(0, error.headers), now_unix=now_unix) if error.headers else ()
+    quoted = read_limits(ResponseHead.of(0, error.headers), now_unix=now_unix) if error.headers else ()
     return quoted if in_text is None else (in_text, *quoted)
 
 

@@ -194,7 +194,7 @@ def _moment(line: bytes) -> float | None:
 
 
 _MINUTE_S: Final = 60.0
-_OTHERS_S: Final = (1.0, 3600.0, 86_400.0)
+_OTHERS_S: Final[tuple[float, ...]] = (1.0, 3600.0, 86_400.0)
 _TOLERANCE: Final = 0.02
 _NEARLY: Final = 0.005
 _HARDLY_BACK: Final = 0.1

@@ -15,7 +15,7 @@ from gateway.core.plan import Prefill
 from gateway.dialects.body import top_level_spans
 from gateway.dialects.transcript import Transcript
 
-_HALF = re.compile("[\ud800-\udbff]\\Z")
+_HALF = re.compile(r"[\ud800-\udbff]\Z")
 _FINAL = b',"add_generation_prompt":false,"continue_final_message":true'
 _FINAL_KEYS = ("add_generation_prompt", "continue_final_message")
 _PREFIXED = frozenset({Prefill.PREFIX, Prefill.PREFIX_ECHOED})

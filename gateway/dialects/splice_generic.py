@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -24,6 +24,10 @@ from gateway.dialects.usage import usage_of
 
 NOTHING = b""
 """What the client gets of an event that it has got already, or should not see."""
+
+
+_HIGH: Final = (chr(0xD800), chr(0xDBFF))
+"""The first and the last of the units that begin a surrogate pair."""
 
 
 class Splicer(ABC):
@@ -186,7 +190,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_high(character: str) -> bool:
-    return "\ud800" <= character <= "\udbff"
+    return _HIGH[0] <= character <= _HIGH[1]
 
 
 def _halves(character: str) -> tuple[str, str]:

@@ -141,7 +141,7 @@ class ResponsesStream(GenericStream):
         if data.startswith(b"[DONE]"):
             # Whoever puts it behind every stream puts it behind one that broke off, too.
             return END if self.ended else BROKEN
-        document = object_of(data)
+        document: dict[str, Any] | None = object_of(data)
         if document is None:
             if self.is_error(event, document, data):
                 return ERROR

@@ -42,7 +42,7 @@ _FORMS = frozenset(
 """Keys of compatible servers' requests that force a form on the answer."""
 _CHAT_HEAD = ("id", "model", "created")
 _RESPONSE_HEAD = ("id", "model", "created_at")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Transcript(ABC):

@@ -50,7 +50,7 @@ def last_usage(text: bytes) -> tuple[int, int] | None:
     """Return the counts of the last object named `usage` in a piece of JSON that need not be whole."""
     at = text.rfind(b'"usage"')
     brace = text.find(b"{", at, at + 16)
-    if at < 0 or text[at + 7 : brace].strip() != b":":
+    if at < 0 or brace < 0 or text[at + 7 : brace].strip() != b":":
         return None
     piece = text[brace : brace + _USAGE_BYTES].decode("latin-1")
     try:

@@ -359,7 +359,7 @@ class Connection(asyncio.Protocol):
         if len(lines) > HEADERS:
             raise _Refusal(f"{len(lines)} headers")
         names, framing = _named(tuple([line.partition(b":")[0] for line in lines]))
-        head = ResponseHead.from_lines(status, names, lines, phrase)
+        head = ResponseHead(status, names, lines, phrase)
         for index in framing:
             lower = names[index]
             self._framing(lower, lines[index][len(lower) + 1 :].strip())

@@ -224,9 +224,9 @@ class Place:
         except DialFault as exc:
             self._failed(opening, exc.fault, exc.detail)
             return
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the call must hear of it
-            self.loop.call_exception_handler({"message": f"dialling failed: {opening.dial.stage}", "exception": exc})
-            self._failed(opening, IOFault.CONNECT, f"{opening.dial.stage}: {type(exc).__name__}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call must hear of it
+            self.loop.call_exception_handler({"message": f"dialling failed: {opening.dial.stage}", "exception": error})
+            self._failed(opening, IOFault.CONNECT, f"{opening.dial.stage}: {type(error).__name__}")
             return
         if opening not in self._openings:  # given up in the same tick
             connection.abort()

@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - logged, and answered
             self._failed()
             return
-        if self._turn is not turn:
+        if not self._is_at(turn):
             return
         self._source = source
         if self._blocked:
@@ -254,6 +254,10 @@ class Connection(asyncio.Protocol):
                 self._failed()
             return
         self._expect_body()
+
+    def _is_at(self, turn: Turn) -> bool:
+        """Whether this exchange is still the one under way."""
+        return self._turn is turn
 
     def _take_body(self) -> bool:
         """Pass on what has arrived of the body; False while nothing of it can be used."""

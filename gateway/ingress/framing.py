@@ -229,6 +229,12 @@ def read_head(line: RequestLine, headers: list[Header], fields: list[Header]) ->
     )
 
 
+_SIZE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILERS: Final = 3
+
+
 class Chunks:
     """Reads one chunked body (RFC 9112 section 7.1), strictly: CRLF only, sizes of up to 16 hex digits, nothing lenient.
 
@@ -238,13 +244,11 @@ class Chunks:
 
     __slots__ = ("_body_bytes", "_extras", "_header_bytes", "_headers", "_left", "_read", "_state", "_trailers", "done")
 
-    _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
-
     def __init__(self, *, body_bytes: int, header_bytes: int, headers: int) -> None:
         self._body_bytes = body_bytes
         self._header_bytes = header_bytes
         self._headers = headers
-        self._state = Chunks._SIZE
+        self._state = _SIZE
         self._left = 0
         self._read = 0
         self._extras = 0
@@ -259,17 +263,17 @@ class Chunks:
         pieces: list[bytes] = []
         at, end = 0, len(data)
         while at < end and not self.done:
-            if self._state == Chunks._DATA:
+            if self._state == _DATA:
                 piece = data[at : at + self._left]
                 pieces.append(piece)
                 at += len(piece)
                 self._left -= len(piece)
                 if not self._left:
-                    self._state = Chunks._DATA_END
+                    self._state = _DATA_END
                 continue
-            if self._state == Chunks._SIZE:
+            if self._state == _SIZE:
                 used = self._size_line(data, at)
-            elif self._state == Chunks._DATA_END:
+            elif self._state == _DATA_END:
                 used = self._data_end(data, at)
             else:
                 used = self._trailer(data, at)
@@ -295,9 +299,9 @@ class Chunks:
         if self._read > self._body_bytes:
             raise too_large(self._body_bytes)
         if self._left:
-            self._state = Chunks._DATA
+            self._state = _DATA
         else:
-            self._state = Chunks._TRAILERS
+            self._state = _TRAILERS
             self._extras = 0
         return line.end() - at
 
@@ -312,7 +316,7 @@ class Chunks:
     def _data_end(self, data: bytes, at: int) -> int:
         if not self._is_line_end(data, at):
             return 0
-        self._state = Chunks._SIZE
+        self._state = _SIZE
         return 2
 
     def _trailer(self, data: bytes, at: int) -> int:

@@ -95,9 +95,11 @@ class HeadReader:
         start = raw.find(b"\r\nContent-Length: ")
         if start < 0:
             start = raw.find(b"\r\ncontent-length: ")
+        if start < 0 or len(raw) > _LONGEST_KNOWN:
+            return self._read(raw, plan)
         end = raw.find(b"\r\n", start + 18)
         digits = raw[start + 18 : end]
-        if start < 0 or len(raw) > _LONGEST_KNOWN or not digits.isdigit() or len(digits) > 18:
+        if not digits.isdigit() or len(digits) > 18:
             return self._read(raw, plan)
         key = raw[:start] + raw[end:]
         known = _known_heads.find(key, plan)

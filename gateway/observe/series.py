@@ -62,6 +62,10 @@ def _line(name: str, labels: Iterable[tuple[str, str]]) -> str:
     return f"{name}{{{inside}}} " if inside else f"{name} "
 
 
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
 class Count:
     """A number that is moved in place: `cell.value += 1`."""
 
@@ -69,11 +73,11 @@ class Count:
 
     def __init__(self, line: str) -> None:
         self.line = line
-        self.value: float = 0
+        self.value = 0.0
 
     def text(self) -> str:
         """Return the sample's line."""
-        return f"{self.line}{self.value}\n"
+        return f"{self.line}{_number(self.value)}\n"
 
 
 class Spread:
@@ -176,5 +180,5 @@ def gauge_text(spec: Spec, rows: Iterable[tuple[tuple[str, ...], float]]) -> str
         known = least.get(values)
         if known is None or value < known:
             least[values] = value
-    lines = [f"{_line(spec.name, zip(spec.labels, values, strict=True))}{value}\n" for values, value in least.items()]
+    lines = [f"{_line(spec.name, zip(spec.labels, values, strict=True))}{_number(value)}\n" for values, value in least.items()]
     return spec.preamble() + "".join(lines)

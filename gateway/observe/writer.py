@@ -38,8 +38,8 @@ class LineWriter:
         self._abandoned = False
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._worker.start()
 
     def append(self, line: bytes) -> None:
         """Queue a line, which ends in a line feed; drops it where the queue is full or writing is over. Never blocks."""
@@ -66,8 +66,8 @@ class LineWriter:
         self._capacity = 0
         self._closing.set()
         self._wake.set()
-        self._thread.join(timeout_s)
-        self._abandoned = self._thread.is_alive()
+        self._worker.join(timeout_s)
+        self._abandoned = self._worker.is_alive()
         return not self._abandoned
 
     def _run(self) -> None:
@@ -97,15 +97,16 @@ class LineWriter:
             self._in_hand = 0
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
+        while data:
             try:
-                view = view[os.write(self._fd, view) :]
+                written = os.write(self._fd, data)
             except BlockingIOError:
                 self._await_room()
             except OSError:
-                self._lost += bytes(view).count(b"\n")
+                self._lost += data.count(b"\n")
                 return
+            else:
+                data = data[written:]
 
     def _await_room(self) -> None:
         poll = select.poll()

@@ -8,6 +8,7 @@ from gateway.core.limits import Stated
 from gateway.core.plan import Priority, QuotaPlan, Resource
 from gateway.core.promises import HORIZON_S, PROMISED_SHARE, SOONEST_S
 from gateway.core.queue import Waiter
+from gateway.core.record import Kind
 from gateway.core.turns import Turn, called, look_at, usable
 from tests.core.build import MODEL, NOW, World, limits
 
@@ -196,7 +197,7 @@ def test_beside_others_that_wait_a_client_may_book_its_share():
 # -- how full it is ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pending", "busy"), [(0, 0.0), (EASE, 0.5), (3 * EASE, 0.75)])
+@pytest.mark.parametrize(("pending", "busy"), [(0, 0.0), (int(EASE), 0.5), (3 * int(EASE), 0.75)])
 def test_without_known_limits_it_is_as_busy_as_much_is_under_way(pending, busy):
     front = gate()
     front.pending = pending
@@ -240,7 +241,7 @@ def turn_at(world, *, cost=FREE, foreign=None, client="one"):
     return Turn(
         place,
         front,
-        "first",
+        Kind.FIRST,
         cost,
         client=client,
         weight=1.0,
@@ -344,4 +345,4 @@ def test_a_turn_is_labelled_by_the_group_or_else_by_the_model(grouped, label):
     place = world.place("a")
     front = Gate("a", "large", QuotaPlan(), 10, grouped=grouped)
     settings = {"client": "one", "weight": 1.0, "priority": Priority.BATCH, "deadline_at": NOW + 1.0, "since": NOW, "foreign": None}
-    assert Turn(place, front, "first", FREE, **settings).label == label
+    assert Turn(place, front, Kind.FIRST, FREE, **settings).label == label

@@ -64,13 +64,13 @@ def test_a_request_that_differs_in_its_length_only_shares_what_was_read_of_the_r
 
 def test_a_response_head_made_of_lines_says_the_same_as_one_made_of_headers():
     headers = triples((b"Content-Type", b"text/plain"), (b"X-A", b"1:2"), (b"x-a", b""))
-    made = ResponseHead(200, headers, phrase=b"OK")
-    read = ResponseHead.from_lines(200, made.names, [b"Content-Type:text/plain", b"X-A:  1:2 ", b"x-a:"], b"OK")
+    made = ResponseHead.of(200, headers, phrase=b"OK")
+    read = ResponseHead(200, made.names, [b"Content-Type:text/plain", b"X-A:  1:2 ", b"x-a:"], b"OK")
     assert read.headers == made.headers == headers
     for head in (made, read):
         assert [head.value(name) for name in (b"content-type", b"x-a", b"age")] == [b"text/plain", b"1:2", b""]
 
 
 def test_a_response_head_without_framing_ends_with_its_connection():
-    head = ResponseHead(200, [], phrase=b"OK")
+    head = ResponseHead.of(200, [], phrase=b"OK")
     assert (head.status, head.phrase, head.content_length, head.chunked) == (200, b"OK", None, False)

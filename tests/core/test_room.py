@@ -5,6 +5,7 @@ import pytest
 from gateway.core.attempt import Ask
 from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.plan import Family, Policy, Priority
+from gateway.core.record import Kind
 from gateway.core.room import LEAST_S, Room
 from gateway.errors import Reason
 from tests.core.build import MODEL, NOW, Prompt, World, limits
@@ -44,7 +45,7 @@ def room(world, *, foreign=None, measure=None, patience=60.0, client="one", may_
 
 def parked(world, found, name="a", usable_in=0.0):
     place = world.place(name)
-    return found.parked(world.now, place, "key-1", world.now + usable_in, "first")
+    return found.parked(world.now, place, "key-1", world.now + usable_in, Kind.FIRST)
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_a_queue_that_sent_it_away_is_closed_to_it_and_says_why():
     a, b = world.places()
     found = room(world)
     assert found.why_none(a, NOW) is Reason.RATE_LIMITED
-    entries = [found.parked(NOW, place, "key-1", NOW, "first") for place in (a, b)]
+    entries = [found.parked(NOW, place, "key-1", NOW, Kind.FIRST) for place in (a, b)]
     found.closed(entries[0].turn, Reason.SHED)
     assert [found.fits(NOW, entry) for entry in entries] == [False, True]
     assert [found.why_none(place, NOW) for place in (a, b)] == [Reason.SHED, Reason.RATE_LIMITED]

@@ -21,7 +21,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
 
 def head(fields):
-    return ResponseHead(200, [header(name.encode(), value.encode("latin-1")) for name, value in fields.items()])
+    return ResponseHead.of(200, [header(name.encode(), value.encode("latin-1")) for name, value in fields.items()])
 
 
 def plain(stated):
@@ -145,7 +145,7 @@ def test_nothing_is_a_number_but_no_limit():
 def test_the_first_of_two_lines_of_one_name_counts():
     lines = [b"X-RateLimit-Limit-Requests:10", b"x-ratelimit-limit-requests:  20 "]
     names = (b"x-ratelimit-limit-requests",) * 2
-    (stated,) = read_limits(ResponseHead.from_lines(200, names, lines, b"OK"), now_unix=NOW)
+    (stated,) = read_limits(ResponseHead(200, names, lines, b"OK"), now_unix=NOW)
     assert stated.limit == 10
 
 
@@ -217,7 +217,7 @@ def test_whole_seconds_rounded_up_tell_a_minute_or_nothing(limit, taken, later):
 )  # fmt: skip
 def test_no_headers_make_it_raise_or_say_what_cannot_be(lines, now):
     fields = [header(f"{a}-{b}{c}".encode(), d.encode("latin-1")) for a, b, c, d in lines]
-    for stated in read_limits(ResponseHead(200, fields), now_unix=now):
+    for stated in read_limits(ResponseHead.of(200, fields), now_unix=now):
         assert 0 < stated.limit <= 1e15
         assert stated.remaining is None or 0 <= stated.remaining <= stated.limit
         assert stated.reset_s is None or 0 <= stated.reset_s <= DAY

@@ -117,8 +117,8 @@ def test_closing_gives_up_on_a_stalled_reader_within_its_timeout(pipe):
     # The thread left behind ends by itself once its write returns.
     os.close(pipe["reader"])
     pipe["reader"] = None
-    log._thread.join(20)
-    assert not log._thread.is_alive()
+    log._worker.join(20)
+    assert not log._worker.is_alive()
     assert 1_000 - in_the_pipe <= log.dropped <= 1_000
 
 

@@ -238,4 +238,6 @@ def _head(status: int, lines: Lines, length: int | None) -> ResponseHead:
     stream = (b"Content-Type", EVENTS[0][1]) in lines
     if stream:
         headers.append((b"transfer-encoding", b"Transfer-Encoding", b"chunked"))
-    return ResponseHead(status, headers, content_length=length, chunked=stream)
+    head = ResponseHead.of(status, headers)
+    head.content_length, head.chunked = length, stream
+    return head

@@ -10,6 +10,7 @@ import pytest
 from gateway.core.gate import LOOK_S
 from gateway.core.plan import Priority, QuotaPlan
 from gateway.core.queue import INTERVAL_S
+from gateway.core.record import Kind
 from gateway.core.turns import Turn
 from gateway.egress.queues import Queues
 from gateway.errors import Reason
@@ -75,11 +76,10 @@ class Stage:
 
     def turn(self, name, *, priority=Priority.STANDARD, patience=600.0, deaf=False, client=""):
         place = self.world.place("a")
-        ask = self.world.exchange().machine._ask
         turn = Turn(
             place,
             self.gate,
-            ask,
+            Kind.FIRST,
             self.world.exchange().machine._placement.room.cost_at(self.gate),
             client=client or name,
             weight=1.0,
