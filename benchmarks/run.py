@@ -30,6 +30,7 @@ from benchmarks.contenders import (
     stub_contender,
 )
 from benchmarks.measures import CHAT, RATES_PER_S, Subject
+from gateway.build import build
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def compare(arguments: argparse.Namespace) -> int:
     for subject in (direct, *subjects):
         for line in subject.trouble:
             print(f"{subject.name}: {line}")
-    _say(f"{pace.rounds} rounds in {time.monotonic() - began:.0f} s")
+    _say(f"{pace.rounds} rounds in {time.monotonic() - began:.0f} s; the gateway is {build()}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(_record(direct, subjects, pace), indent=1) + "\n")
     return 0

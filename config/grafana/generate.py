@@ -116,7 +116,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Version",
                 "The program's version, and the Python that runs it.",
                 "short",
-                (Ask("gateway_build_info", "{{version}} on {{python}}"),),
+                (Ask("gateway_build_info", "{{version}}, {{build}}, on {{python}}"),),
                 width=4,
                 kind="stat",
                 text="name",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 
 from gateway import __version__
+from gateway.build import build
 from gateway.config.snapshot import Snapshot
 from gateway.core.plan import Priority
 from gateway.core.record import Ending, ExchangeRecord, Kind
@@ -238,13 +239,13 @@ class Metrics:
     def expose(self) -> tuple[bytes, str]:
         """Return everything in the text exposition format, and its content type."""
         if self._dropped is not None:
-            self._dropped_cell.value = self._dropped()
+            self._dropped_cell.value = float(self._dropped())
         text = "".join(
             (
                 *(series.text() for series in self._series.values()),
                 *gauges(self._states, self._models),
                 gauge_text(TABLE["gateway_config_info"], [((self._config_hash,), 1)] if self._config_hash else []),
-                gauge_text(TABLE["gateway_build_info"], [((__version__, platform.python_version()), 1)]),
+                gauge_text(TABLE["gateway_build_info"], [((__version__, platform.python_version(), build()), 1)]),
             ),
         )
         return text.encode("utf-8") + generate_latest(self.registry), CONTENT_TYPE

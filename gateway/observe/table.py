@@ -204,7 +204,12 @@ TABLE: dict[str, Spec] = {
         ),
         Spec("gateway_config_reloads_total", _COUNTER, ("result",), "Configurations read after the first one."),
         Spec("gateway_config_info", _GAUGE, ("hash",), "Always 1; the label names the configuration in force."),
-        Spec("gateway_build_info", _GAUGE, ("version", "python"), "Always 1; the labels name the program."),
+        Spec(
+            "gateway_build_info",
+            _GAUGE,
+            ("version", "python", "build"),
+            "Always 1; the labels name the program, and whether it is compiled.",
+        ),
         Spec(
             "gateway_loop_lag_seconds",
             _HISTOGRAM,

@@ -986,4 +986,4 @@ class AnyExchange(RuleBasedStateMachine):
 
 
 AnyExchange.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestAnyExchange = AnyExchange.TestCase
+TestAnyExchange = pytest.mark.interpreted(AnyExchange.TestCase)

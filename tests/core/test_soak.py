@@ -15,6 +15,7 @@ from gateway.core.bucket import Cost
 from gateway.core.plan import Priority, QuotaPlan, RatePlan, Resource
 from gateway.core.queue import Queue
 from gateway.core.quota import Quota, Reservation
+from gateway.core.record import Kind
 from gateway.core.turns import Turn, look_at, usable
 from tests.core.build import NOW, World
 
@@ -107,7 +108,7 @@ class Soak:
         turn = Turn(
             self.place,
             self.gate,
-            "first",
+            Kind.FIRST,
             Cost(draw() * 150.0 if draw() < 0.99 else 5000.0, draw() * 50.0),
             client=self.chance.choice(CLIENTS),
             weight=1.0 + (self.number % 3),
@@ -253,6 +254,7 @@ def calls_too_late(gate, now):
 settle, leave, take, called = Quota.settle, Queue.leave, Queue.take, turns.called
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("where", "name", "bug", "noticed"),
     [

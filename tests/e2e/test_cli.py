@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway import __version__
+from gateway.build import build
 from tests.e2e.process import PATIENCE_S, POLL_S, free_port, rendered, run, running, serving
 from tests.e2e.shapes import ask, config
 
@@ -233,7 +234,7 @@ async def test_a_key_that_nobody_asked_for_properly_is_not_made(arguments: tuple
 
 
 async def test_the_command_line_explains_itself() -> None:
-    assert (await run("--version"))[:2] == (0, f"gateway {__version__}")
+    assert (await run("--version"))[:2] == (0, f"gateway {__version__} ({build()})")
     status, out, _ = await run("--help")
     assert status == 0
     assert all(command in out for command in ("serve", "init", "check", "key", "demo", "health"))

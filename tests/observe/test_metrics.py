@@ -379,7 +379,7 @@ def test_the_table_is_the_published_one():
         "frames_dropped_total": "route",
         "config_reloads_total": "result",
         "config_info": "hash",
-        "build_info": "version python",
+        "build_info": "version python build",
         "loop_lag_seconds": "",
         "log_lines_dropped_total": "",
     }

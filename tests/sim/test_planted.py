@@ -517,6 +517,7 @@ def _name(bug: Plant) -> str:
     return bug.__name__.strip("_")
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("invariant", "company", "run", "bug"), PLANTS, ids=[_name(bug) for *_, bug in PLANTS])
 def test_a_planted_bug_is_caught(invariant, company, run, bug, monkeypatch):
     bug(monkeypatch)
@@ -541,6 +542,7 @@ def _all_clients_keys_are_one(patch):
     _around(patch, ProviderState, "foreign", lambda original, self, _key: original(self, "everybody"))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("bug", [_leaving_counts_as_failure, _all_clients_keys_are_one], ids=_name)
 def test_a_bug_that_lets_clients_hurt_each_other_is_caught_by_law_11(bug, monkeypatch):
     bug(monkeypatch)

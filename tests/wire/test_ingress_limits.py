@@ -186,6 +186,7 @@ async def test_connections_over_the_limit_are_told_so() -> None:
         await bench.echo(await bench.connect())
 
 
+@pytest.mark.interpreted
 async def test_a_flood_over_the_limit_occupies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "SURPLUS", 3)
     async with served(dataclasses.replace(PLAN, connections=0)) as bench:

@@ -36,6 +36,8 @@ from tests.wire.plane import (
 )
 from tests.wire.upstream_script import both_loops, moved_time, skip, turns
 
+pytestmark = pytest.mark.interpreted
+
 HELLO = delta(content="hello")
 
 

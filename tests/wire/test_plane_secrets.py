@@ -562,6 +562,7 @@ CRASHES = {
 }
 
 
+@pytest.mark.interpreted
 @uvloop_only
 @pytest.mark.parametrize("crash", CRASHES)
 async def test_a_traceback_shows_no_key(crash):
