@@ -18,6 +18,7 @@ import uvloop
 from gateway.config.describe import describe
 from gateway.config.snapshot import Snapshot
 from gateway.errors import ConfigError
+from gateway.fleet.memory import keep_memory
 from gateway.fleet.process import Gateway
 
 log = logging.getLogger("gateway")
@@ -29,6 +30,7 @@ EXIT_INTERRUPTED = 130
 
 def serve(load: Callable[[], Snapshot]) -> int:
     """Run until told to end; returns the exit status. `load` reads the configuration, at start and on each reload."""
+    keep_memory()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(load))
