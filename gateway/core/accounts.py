@@ -7,11 +7,13 @@ the client's requests, however many attempts they take.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.bucket import NEVER, Cost
 from gateway.core.plan import ClientPlan
 from gateway.core.quota import Quota, Reservation
 
-FULL_S = 1.0
+FULL_S: Final = 1.0
 """A client with too many requests under way is told to come back after so long: nobody knows when one of them will end."""
 
 

@@ -6,6 +6,7 @@ Actions say what, never how: the driver knows sockets and bytes, the machine kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.core.attempt import Attempt
 from gateway.core.turns import Turn
@@ -24,7 +25,7 @@ class Advice:
         """For `retry-after` and `retry-after-ms`; None leaves the upstream's only where `retry` is None too."""
 
 
-UPSTREAMS_OWN = Advice()
+UPSTREAMS_OWN: Final = Advice()
 
 
 class Send:
@@ -124,6 +125,6 @@ class Finish:
 
 Action = Send | Queue | Cancel | Open | OpenEarly | Comfort | Commit | Relay | Refuse | Break | Finish
 Actions = Sequence[Action]
-NOTHING: Actions = ()
-FINISH: Actions = (Finish(),)
-COMFORT: Actions = (Comfort(),)
+NOTHING: Final[Actions] = ()
+FINISH: Final[Actions] = (Finish(),)
+COMFORT: Final[Actions] = (Comfort(),)

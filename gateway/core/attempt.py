@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from gateway.core.breaker import Breaker, Permit
 from gateway.core.bucket import NEVER
@@ -16,7 +17,8 @@ from gateway.core.registry import ProviderState, TargetState
 from gateway.core.tokens import Prompt
 from gateway.core.verdicts import Scope
 
-_STANDARD, _ORDERED = Priority.STANDARD, Balance.ORDERED
+_STANDARD: Final = Priority.STANDARD
+_ORDERED: Final = Balance.ORDERED
 
 
 class Place:

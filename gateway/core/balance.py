@@ -11,22 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log
 from operator import itemgetter
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from gateway.core.pace import Pace
 from gateway.core.plan import Balance, Target
 
-UNKNOWN_S = 60.0
+UNKNOWN_S: Final = 60.0
 """The pace of a place that is being asked for the first time, and has not answered yet. Finagle's penalty is beyond all others; but
 a place that is only new must look better than one that has done nothing but fail."""
-TRIAL = 1 / 32
+TRIAL: Final = 1 / 32
 """So often a place with work under way is asked all the same though its pace is not known. Its work may be of the other kind, and
 last for an hour: streams tell nothing of whole answers."""
-SMALLEST = 5e-324
+SMALLEST: Final = 5e-324
 """For the logarithm of a dice that shows 0."""
 
-_ORDERED, _WEIGHTED, _FASTEST = Balance.ORDERED, Balance.WEIGHTED, Balance.FASTEST
-_RANK = itemgetter(0, 1, 2)
+_ORDERED: Final = Balance.ORDERED
+_WEIGHTED: Final = Balance.WEIGHTED
+_FASTEST: Final = Balance.FASTEST
+_RANK: Final = itemgetter(0, 1, 2)
 
 
 class Chance(Protocol):

@@ -18,27 +18,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
 
 from gateway.core.plan import BreakerPlan
 from gateway.core.window import Window
 
-MIN_SPAN_S = 1.0
+MIN_SPAN_S: Final = 1.0
 """Consecutive failures count as an outage only when they span this long: one burst is one event, not five."""
-RAMP_FLOOR = 0.1
+RAMP_FLOOR: Final = 0.1
 """The share that a ramp begins with; each success allows as much again."""
-RAMP_PERIOD_S = 2.0
+RAMP_PERIOD_S: Final = 2.0
 """During the ramp one request in so long passes whatever the share: so few are no herd, and without them nothing is learned."""
-RAMP_FAILURES = 2
+RAMP_FAILURES: Final = 2
 """This many failures in a row during the ramp end it."""
-STABLE = 5.0
+STABLE: Final = 5.0
 """Closed for so many times the longest opening, a breaker forgets how often it has opened."""
-PROBE_S = 10.0
+PROBE_S: Final = 10.0
 """A probe that has shown nothing for so long is joined by another: it may hang, and must not keep a healthy target waiting."""
-TRICKLE_SHARE = 0.1
-TRICKLE_PERIOD_S = 1.0
-HOPELESS = 0.95
+TRICKLE_SHARE: Final = 0.1
+TRICKLE_PERIOD_S: Final = 1.0
+HOPELESS: Final = 0.95
 """From this share of failures on, requests without an alternative are held back to a trickle."""
-HOPELESS_MIN = 5
+HOPELESS_MIN: Final = 5
 """Results needed in the window before it can be called hopeless."""
 
 
@@ -51,7 +52,7 @@ class State(StrEnum):
     RAMP = "ramp"
 
 
-_CLOSED = State.CLOSED
+_CLOSED: Final = State.CLOSED
 """By a name of the module's, because Python 3.11 takes longer to find a member of an enumeration than to do all the rest here."""
 
 

@@ -12,9 +12,9 @@ from typing import Final
 
 from gateway.core.plan import RatePlan, Resource
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
-LEARNED_BURST_S = 0.5
+LEARNED_BURST_S: Final = 0.5
 """A learned limit lets so much through at once; how much the provider does, nobody knows."""
 
 RATED: Final = (Resource.REQUESTS, Resource.TOKENS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS)
@@ -53,7 +53,7 @@ class Cost:
         return self.amounts[RATED.index(resource)]
 
 
-FREE = Cost()
+FREE: Final = Cost()
 
 
 class Bucket:

@@ -9,10 +9,12 @@ same target costs one token, two where the failed attempt may have been carried 
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.plan import BudgetPlan
 
-CAP = 10.0
-FLOOR_PERIOD_S = 10.0
+CAP: Final = 10.0
+FLOOR_PERIOD_S: Final = 10.0
 
 
 class Budget:

@@ -8,19 +8,20 @@ Driven by refusals alone, never by latency: long answers take long.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from gateway.core.learner import MEMORY_S, Curve
 
-CUT = 0.7
-CURVE_S = 30.0
-NOISE = 0.1
+CUT: Final = 0.7
+CURVE_S: Final = 30.0
+NOISE: Final = 0.1
 """Refused with fewer beside it than what was served, less this share: then it is not about how many there are."""
-REFUSALS = 4096
+REFUSALS: Final = 4096
 """So many are remembered, at most."""
-EVIDENCE = 3
+EVIDENCE: Final = 3
 """Requests that must have been served lately, to be compared with those that were refused."""
 
-_INFINITE = float("inf")
+_INFINITE: Final = float("inf")
 
 
 class Ceiling:

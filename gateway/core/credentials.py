@@ -7,22 +7,24 @@ about its target (law 7), which is why none of this is the breaker's.
 
 from __future__ import annotations
 
-MAX_HELD = 4096
+from typing import Final
+
+MAX_HELD: Final = 4096
 """Models with a hold on one key, at most; beyond, all are forgotten, for clients choose the names (law 11)."""
-MAX_PARK_S = 60.0
-FIRST_PARK_S = 1.0
+MAX_PARK_S: Final = 60.0
+FIRST_PARK_S: Final = 1.0
 """How long a rate limit without a stated delay keeps us away; doubles while it goes on."""
-BENCH_S = 60.0
-MAX_BENCH_S = 900.0
+BENCH_S: Final = 60.0
+MAX_BENCH_S: Final = 900.0
 """A benched key is tried again after a minute, then ever less often: an operator may have topped up the account."""
-PARK_PROBE_S = 2.0
-BENCH_PROBE_S = 10.0
+PARK_PROBE_S: Final = 2.0
+BENCH_PROBE_S: Final = 10.0
 """A probe that has not been answered for so long is joined by another. A limit that still holds says so at once; a probe that is
 not refused by then is merely a long answer, and nobody need wait for its end."""
-LOOK_S = 0.25
+LOOK_S: Final = 0.25
 """While a probe is under way, whoever waits for the key looks again after so long."""
 
-WHOLE = None
+WHOLE: Final = None
 """The scope of a hold that concerns the key whatever the model."""
 
 

@@ -15,6 +15,7 @@ point, which is why they are one machine and not a tower of middlewares.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.core.actions import (
     COMFORT,
@@ -48,19 +49,17 @@ from gateway.core.turns import Turn
 from gateway.core.verdicts import OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
 
-PROBE_LIMIT_S = 10.0
+PROBE_LIMIT_S: Final = 10.0
 """A half-open breaker's probe has no longer to begin its stream where another target could have served."""
-PROBE_ANSWER_S = 60.0
+PROBE_ANSWER_S: Final = 60.0
 """And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
 
-_FIRST, _HEDGE, _OK, _NONE, _ORDERED, _FASTEST = (
-    Kind.FIRST,
-    Kind.HEDGE,
-    Ending.OK,
-    Reason.NONE,
-    Balance.ORDERED,
-    Balance.FASTEST,
-)
+_FIRST: Final = Kind.FIRST
+_HEDGE: Final = Kind.HEDGE
+_OK: Final = Ending.OK
+_NONE: Final = Reason.NONE
+_ORDERED: Final = Balance.ORDERED
+_FASTEST: Final = Balance.FASTEST
 """Python 3.11 is slow to find an enumeration's members."""
 
 

@@ -6,6 +6,8 @@ the caller's own is never touched, and an advice is only given where it is hones
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.actions import UPSTREAMS_OWN, Advice, Refuse, Relay
 from gateway.core.attempt import Attempt
 from gateway.core.lessons import fault_of
@@ -14,10 +16,10 @@ from gateway.core.record import Ending
 from gateway.core.verdicts import FAULTS, OK, Fault, Verdict
 from gateway.errors import Reason
 
-ADVICE_CAP_S = 60.0
+ADVICE_CAP_S: Final = 60.0
 """Longer delays are treated differently by every SDK: never advise more."""
 
-RANK: dict[Fault, int] = {
+RANK: Final[dict[Fault, int]] = {
     Fault.CONTEXT_LENGTH: 6,
     Fault.CONTENT_POLICY: 6,
     Fault.CALLER: 6,
@@ -36,17 +38,17 @@ RANK: dict[Fault, int] = {
 }
 """How much a failure tells the client, when all attempts are spent and one of them must be the answer; the later of equals wins."""
 
-CALLERS_RANK = 6
+CALLERS_RANK: Final = 6
 """These are the caller's own: relayed untouched, whatever else was tried."""
 
-BLOCKED = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED, Reason.THROTTLED, Reason.BREAKERS_OPEN})
+BLOCKED: Final = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED, Reason.THROTTLED, Reason.BREAKERS_OPEN})
 """What time will change: the client is told when to come back. Not a benched key: when it is tried again is known, but not that it
 will be good then, and no SDK waits for a wallet to be filled."""
 
-UNTRIED = frozenset({Reason.RETRY_BUDGET, Reason.NOT_RETRYABLE})
+UNTRIED: Final = frozenset({Reason.RETRY_BUDGET, Reason.NOT_RETRYABLE})
 """We did not try on the client's behalf what its own SDK may: its retries must not be forbidden (law 8)."""
 
-UNSERVED: dict[Reason, tuple[int, str]] = {
+UNSERVED: Final[dict[Reason, tuple[int, str]]] = {
     Reason.DEADLINE: (504, "No provider answered within the time this request may take."),
     Reason.NO_TARGET: (503, "No target of this route can serve this request."),
     Reason.BREAKERS_OPEN: (503, "Every provider that could serve this request is failing."),

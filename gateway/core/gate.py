@@ -8,6 +8,7 @@ says from when on a request of some size has room, keeps the queue of those that
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from gateway.core.bucket import NEVER, Bucket
 from gateway.core.plan import Priority, QuotaPlan, Resource
@@ -17,16 +18,16 @@ from gateway.core.quota import Quota
 from gateway.core.throttle import Throttle
 from gateway.core.tokens import Ratio
 
-LOOK_S = 0.5
+LOOK_S: Final = 0.5
 """A gate with a queue is looked at this often, whatever it expects: limits are learned and forgotten meanwhile."""
-USUAL_CALL_S = 2.0
+USUAL_CALL_S: Final = 2.0
 """How long a request is taken to last where none has ended yet."""
-EASE = 8.0
+EASE: Final = 8.0
 """Where no limit is known, a target with so many requests under way counts as half full."""
-SMOOTHING = 0.1
+SMOOTHING: Final = 0.1
 """What the last call weighs in the mean of all."""
 
-_REQUESTS = Resource.REQUESTS
+_REQUESTS: Final = Resource.REQUESTS
 
 
 class Gate:

@@ -7,10 +7,12 @@ is bound by a token bucket per route, filled by a share of its requests: when ev
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.latency import History
 from gateway.core.plan import HedgePlan
 
-CAP = 10.0
+CAP: Final = 10.0
 """Hedges that good times may save up for bad ones."""
 
 

@@ -10,16 +10,17 @@ its own.
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Final
 
 from ddsketch import DDSketch
 
-WINDOWS = 3
-WINDOW_S = 100.0
-REFRESH_S = 3.0
+WINDOWS: Final = 3
+WINDOW_S: Final = 100.0
+REFRESH_S: Final = 3.0
 """A quantile that was reckoned less than this ago is good enough."""
-MIN_SAMPLES = 20
+MIN_SAMPLES: Final = 20
 """A percentile of fewer than so many is a guess; a high one needs as many as leave one sample beyond it: p99 a hundred."""
-SIZES = (4_096, 32_768, 262_144)
+SIZES: Final = (4_096, 32_768, 262_144)
 """Bounds of the classes of request bodies, in bytes."""
 
 

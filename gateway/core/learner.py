@@ -18,48 +18,51 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gateway.core.plan import Resource
 
-CUT = 0.95
+CUT: Final = 0.95
 """A measured rate is undershot by so much at first: what is learned so is nearly exact."""
-BLIND_CUT = 0.7
+BLIND_CUT: Final = 0.7
 """The same where nothing could be measured (CUBIC's own factor)."""
-CURVE_S = 20.0
+CURVE_S: Final = 20.0
 """From the cut until the rate is reached again, at least."""
-CURVE_REQUESTS = 150.0
+CURVE_REQUESTS: Final = 150.0
 """And at least so many requests, where the rate is sure; but not longer than:"""
-LONGEST_CURVE_S = 150.0
-MEMORY_S = 300.0
+LONGEST_CURVE_S: Final = 150.0
+MEMORY_S: Final = 300.0
 """Without a refusal for so long, a lesson is forgotten."""
-FADE_S = 240.0
-FADE_TWICE_S = 10.0
+FADE_S: Final = 240.0
+FADE_TWICE_S: Final = 10.0
 """Before that it fades, by twice in so long: forgotten at once, it would let go at once of all that waits behind it."""
-MEASURE_S = 1.0
-MEASURE_REQUESTS = 5
+MEASURE_S: Final = 1.0
+MEASURE_REQUESTS: Final = 5
 """Two refusals closer than this, or with less let through between them, measure nothing. Also how long a refusal takes to come, at
 most: what was sent earlier and not refused was let through."""
-SELDOM_PER_S = 0.3
+SELDOM_PER_S: Final = 0.3
 """What is let through so seldom is not paced: the pause that each refusal brings is enough, and by such numbers a provider that
 refuses a part of everything would look like one with a limit."""
-ENOUGH_REQUESTS = 20
+ENOUGH_REQUESTS: Final = 20
 """A measurement over so many is good to about one in so many; the next one begins anew."""
-TRUST = 0.4
+TRUST: Final = 0.4
 """Where between the least and the most that the limit may be it is taken to be."""
-DOUBT = 2.0
+DOUBT: Final = 2.0
 """How quickly doubt grows with their distance: where the least is half of the most, nothing is sure."""
-SPARE = 1.5
+SPARE: Final = 1.5
 """Room for the resource that a refusal is taken not to be about."""
-EARLY = 0.5
+EARLY: Final = 0.5
 """A refusal before this share of the curve comes too soon."""
-SAMPLE_S = 0.25
-SAMPLES = 40
+SAMPLE_S: Final = 0.25
+SAMPLES: Final = 40
 """What was sent lately is known for ten seconds, and where that is little, for so many requests."""
-LAST = 256
+LAST: Final = 256
 """Of more refusals, all but so many are taken to be long over."""
 
-_REQUESTS, _INPUT, _OUTPUT = Resource.REQUESTS, Resource.INPUT_TOKENS, Resource.OUTPUT_TOKENS
-_INFINITE = float("inf")
+_REQUESTS: Final = Resource.REQUESTS
+_INPUT: Final = Resource.INPUT_TOKENS
+_OUTPUT: Final = Resource.OUTPUT_TOKENS
+_INFINITE: Final = float("inf")
 
 
 class Tally:

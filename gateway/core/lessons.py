@@ -7,6 +7,8 @@ target or provider, and doubts at most one of them.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.attempt import Ask, Attempt
 from gateway.core.bucket import Cost
 from gateway.core.gate import SMOOTHING
@@ -17,20 +19,20 @@ from gateway.core.throttle import SHORT_S
 from gateway.core.verdicts import FAULTS, Fault, Parked, Scope, Verdict
 from gateway.errors import Reason
 
-KEYS_OWN_STATUSES = frozenset({401, 403, 407})
+KEYS_OWN_STATUSES: Final = frozenset({401, 403, 407})
 """A caller's fault with one of these is about the caller's key, and says nothing about requests."""
 
 
-SENSIBLE = frozenset({Fault.CALLER, Fault.CONTEXT_LENGTH, Fault.CONTENT_POLICY, Fault.MODEL_GONE})
+SENSIBLE: Final = frozenset({Fault.CALLER, Fault.CONTEXT_LENGTH, Fault.CONTENT_POLICY, Fault.MODEL_GONE})
 """Whoever answers so is alive as a provider: clients choose what they ask for, and made-up models must not close it (law 11)."""
 
 
-REFUSED = frozenset({Fault.RATE_LIMITED, Fault.OVERLOADED})
+REFUSED: Final = frozenset({Fault.RATE_LIMITED, Fault.OVERLOADED})
 """The provider would not, for there is too much of it."""
-NOT_CARRIED_OUT = REFUSED | SENSIBLE | {Fault.BILLING, Fault.CREDENTIAL}
+NOT_CARRIED_OUT: Final = REFUSED | SENSIBLE | {Fault.BILLING, Fault.CREDENTIAL}
 """What was refused took none of the account's tokens."""
 
-_FASTEST = Balance.FASTEST
+_FASTEST: Final = Balance.FASTEST
 
 
 class Lessons:

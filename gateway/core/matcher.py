@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.core.verdicts import Fault, Scope
 
@@ -83,7 +84,7 @@ class Rule:
         )
 
 
-EVERYTHING_ELSE = Rule(Fault.UNKNOWN)
+EVERYTHING_ELSE: Final = Rule(Fault.UNKNOWN)
 """Used where a table ends without an answer."""
 
 

@@ -8,11 +8,12 @@ headers stay in the list as received; whoever writes a message leaves them out a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 Header = tuple[bytes, bytes, bytes]
 """(lower-case name, name as received, value)"""
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -159,7 +160,7 @@ def header(name: bytes, value: bytes) -> Header:
     return name.lower(), name, value
 
 
-_PLAIN_CONNECTION = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+_PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 
 
 def named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:

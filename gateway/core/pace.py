@@ -9,16 +9,17 @@ is no quick answer: a target that fails in 20 ms would look like the fastest the
 from __future__ import annotations
 
 from math import exp
+from typing import Final
 
-TAU_S = 45.0
+TAU_S: Final = 45.0
 """The average forgets with this time constant: an answer must still count when the next one comes, and those take seconds."""
-LEAST_S = 0.001
+LEAST_S: Final = 0.001
 """The average decays no further: targets that nobody asked for hours are all alike, and told apart by what is under way."""
-PENALTY_S = 5.0
+PENALTY_S: Final = 5.0
 """Two failures in a row count as no less than this."""
-LIMIT_S = 600.0
+LIMIT_S: Final = 600.0
 """One failure counts as no more than this, however long it was allowed to take."""
-CEILING_S = 36_000.0
+CEILING_S: Final = 36_000.0
 """Nor all together as more than this: worse than a target that is slow and has a thousand requests under way, and yet forgotten
 within eight minutes, since forgetting takes a logarithm of it."""
 

@@ -15,7 +15,7 @@ A key that was refused or is at its limit says nothing about the target's next k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.core.attempt import Ask, Place
 from gateway.core.backoff import backoff
@@ -28,24 +28,24 @@ from gateway.core.turns import Turn, usable
 from gateway.core.verdicts import FAULTS, OK, Again, Fault, FaultRule, Scope, Verdict
 from gateway.errors import Reason
 
-QUICK_S = 0.05
+QUICK_S: Final = 0.05
 """A quick try comes within so long."""
-QUICK_WITHIN_S = 1.0
+QUICK_WITHIN_S: Final = 1.0
 """A failure that took longer is not followed by a quick try: the client has waited enough for this target."""
 PERSISTENCE_S = (1.125, 1.5)
 """The official SDKs' last try comes so long after their first failure (0.5 s and 1 s, less up to a quarter). Ours comes no sooner
 where there is no other target: our backoff could draw three short waits, and the client told not to retry would be worse off."""
-AMBIGUOUS_COST = 2.0
-COST = 1.0
-INDULGED_SHARE = 0.25
+AMBIGUOUS_COST: Final = 2.0
+COST: Final = 1.0
+INDULGED_SHARE: Final = 0.25
 """Of the client's patience: no more of it is spent on waiting for a preferred target where another could serve at once."""
-THROTTLED_S = 1.0
+THROTTLED_S: Final = 1.0
 """Whoever is held back is told to come back no sooner."""
 
-PROMISING = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED})
+PROMISING: Final = frozenset({Reason.RATE_LIMITED, Reason.QUEUE_FULL, Reason.SHED})
 """Refusals for want of room."""
 
-_ORDERED = Balance.ORDERED
+_ORDERED: Final = Balance.ORDERED
 
 
 class Chance(Protocol):

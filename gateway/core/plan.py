@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from gateway.core.verdicts import Fault
 
@@ -31,7 +32,7 @@ class Family(StrEnum):
     OTHER = "other"
 
 
-INFERENCE = frozenset(
+INFERENCE: Final = frozenset(
     {
         Family.CHAT,
         Family.COMPLETIONS,

@@ -12,21 +12,22 @@ Separate from the queue, which holds those that are here; a promise is about som
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from typing import Final
 
-HORIZON_S = 60.0
+HORIZON_S: Final = 60.0
 """Nobody is sent away for longer: SDKs ignore advice beyond a minute."""
-PROMISED_SHARE = 0.5
+PROMISED_SHARE: Final = 0.5
 """Of the rate of service, what may be promised."""
-CLIENT_SHARE = 0.5
+CLIENT_SHARE: Final = 0.5
 """Of the horizon, what may be booked for one client; its first promise may take more."""
-SOONEST_S = 1.0
-EARLY_S = 0.25
+SOONEST_S: Final = 1.0
+EARLY_S: Final = 0.25
 """How long before its time a promise is good: clocks and timers differ."""
-GRACE_S = 16.0
+GRACE_S: Final = 16.0
 """How long after its time it is good: clients add a jitter of their own, a quarter of what they were told at most."""
-MOST = 10_000
+MOST: Final = 10_000
 """Promises kept at a time."""
-CRUMB_S = 0.1
+CRUMB_S: Final = 0.1
 """A gap between bookings that is shorter than this is closed. Bounds how many there are."""
 
 

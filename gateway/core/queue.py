@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from math import exp, inf
+from typing import Final
 
 from gateway.core.lane import Lane, Waiter
 from gateway.core.plan import Priority
@@ -23,21 +24,21 @@ __all__ = ["Queue", "Waiter"]
 SHARES = (0.0, 0.2, 0.1)
 """What a waiting class is served at least while a higher one waits, by priority: of the tokens, or of the turns where those are
 scarcer for it. Both count, for either may be what the target is short of."""
-RESCUE_SHARE = 0.05
+RESCUE_SHARE: Final = 0.05
 """What goes to starving classes beyond their shares, of tokens and of turns likewise."""
-RECENT_S = 10.0
+RECENT_S: Final = 10.0
 """Time constant of the recent past: an account holds no more than its share of what was served in it."""
-STARVED_S = 5.0
+STARVED_S: Final = 5.0
 """The next of a class starves when it has waited longer."""
-TARGET_S = 1.0
+TARGET_S: Final = 1.0
 """A healthy queue has served somebody within this time of joining, once in an interval."""
-INTERVAL_S = 10.0
-LATE_S = 2 * TARGET_S
+INTERVAL_S: Final = 10.0
+LATE_S: Final = 2 * TARGET_S
 """A sick queue sheds what has waited so long in the lowest class."""
-LOOK_S = 0.25
+LOOK_S: Final = 0.25
 """A sick queue is gone through no more often."""
 
-_BATCH = int(Priority.BATCH)
+_BATCH: Final = int(Priority.BATCH)
 
 
 class Claim:

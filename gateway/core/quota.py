@@ -16,6 +16,7 @@ learned is a rate of reservations. So `settle` is about configured limits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from gateway.core.bucket import FREE, NEVER, Bucket, Cost, LearnedBucket, Source
 from gateway.core.ceiling import Ceiling
@@ -23,22 +24,23 @@ from gateway.core.learner import MEMORY_S, Learner, Tally
 from gateway.core.limits import Stated
 from gateway.core.plan import QuotaPlan, RatePlan, Resource
 
-MOST_STATED = 8
+MOST_STATED: Final = 8
 """Limits that one key is believed to have by its provider's words."""
-STATED_S = 300.0
+STATED_S: Final = 300.0
 """What a provider stated holds for so long, unless it says it again."""
-PLENTY = 0.5
+PLENTY: Final = 0.5
 """While more than this share of every stated limit is left, answers need not all be read for what they state."""
-LOOK_S = 0.25
+LOOK_S: Final = 0.25
 """But one in so long, and one in every eighth of what is left."""
-ON_THE_WAY_S = 0.05
+ON_THE_WAY_S: Final = 0.05
 """Requests overtake each other, and an answer is about the moment when its request came in: what was sent so shortly before it may
 have come in later, and nothing was gained before it was there."""
-STEP = 0.005
+STEP: Final = 0.005
 """A learned limit grows in steps of this share."""
-_REQUESTS = Resource.REQUESTS
-_EITHER = (_REQUESTS, Resource.TOKENS)
-_CONFIGURED, _HEADER = Source.CONFIGURED, Source.HEADER
+_REQUESTS: Final = Resource.REQUESTS
+_EITHER: Final = (_REQUESTS, Resource.TOKENS)
+_CONFIGURED: Final = Source.CONFIGURED
+_HEADER: Final = Source.HEADER
 
 
 class Reservation:

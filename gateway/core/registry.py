@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Final
 
 from gateway.core.accounts import Account
 from gateway.core.breaker import Breaker, State
@@ -23,9 +24,9 @@ from gateway.core.pace import Pace
 from gateway.core.plan import ClientPlan, Family, ProviderPlan, QuotaPlan
 from gateway.core.suspicion import Rejections, Silence
 
-MAX_TARGETS = 4096
-MAX_FOREIGN = 4096
-MAX_GATES = 4096
+MAX_TARGETS: Final = 4096
+MAX_FOREIGN: Final = 4096
+MAX_GATES: Final = 4096
 """Per provider: models and clients' own keys together."""
 
 Moved = Callable[[str, str, str, State], None]

@@ -6,6 +6,8 @@ what a place would cost this request in time. One instance per exchange, for est
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.attempt import Ask, Place
 from gateway.core.bucket import FREE, NEVER, Cost
 from gateway.core.credentials import CredentialState
@@ -15,7 +17,7 @@ from gateway.core.tokens import Prompt
 from gateway.core.turns import Turn, usable
 from gateway.errors import Reason
 
-LEAST_S = 0.001
+LEAST_S: Final = 0.001
 """For less than this nobody joins a queue: what is left of a wait when it is over is a rounding error."""
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
+from typing import Final
 
 from gateway.core.attempt import Place
 from gateway.core.hedge import HedgeBudget
 from gateway.core.plan import INFERENCE, Balance, Family, Policy, ProviderPlan, Route, Target
 from gateway.core.registry import Registry
 
-MAX_REMEMBERED = 4096
-LONGEST_REMEMBERED = 256
+MAX_REMEMBERED: Final = 4096
+LONGEST_REMEMBERED: Final = 256
 """Longer paths are looked up each time: clients choose them, and thousands of them would fill the memory (law 11)."""
-ANY_MODEL = "*"
+ANY_MODEL: Final = "*"
 """The metric label of a model that no route lists by name."""
 
-_ORDERED = Balance.ORDERED
+_ORDERED: Final = Balance.ORDERED
 
 
 class Choice:

@@ -7,16 +7,17 @@ are never changed (law 4). The usual chunk is one or more whole events ending in
 from __future__ import annotations
 
 import re
+from typing import Final
 
-MAX_EVENT_BYTES = 1024 * 1024
+MAX_EVENT_BYTES: Final = 1024 * 1024
 
-BLANK = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)++")
+BLANK: Final = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)++")
 """The end of a line and the blank lines after it."""
 
-_BLANK_OR_START = re.compile(rb"(?:\A|\r\n?+|\n)(?:\r\n?+|\n)++")
+_BLANK_OR_START: Final = re.compile(rb"(?:\A|\r\n?+|\n)(?:\r\n?+|\n)++")
 """The same, where the bytes begin at a boundary: blank lines at the very start are a boundary too."""
 
-_BOM = b"\xef\xbb\xbf"
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 class EventSplitter:

@@ -6,13 +6,15 @@ the bound on all waiting of the exchange and for its record.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.bucket import NEVER
 from gateway.core.record import ExchangeRecord
 from gateway.core.room import Room
 from gateway.core.turns import Turn
 from gateway.errors import Reason
 
-LOOK_S = 0.5
+LOOK_S: Final = 0.5
 """Who waits in a queue looks this often whether another target has come free."""
 
 

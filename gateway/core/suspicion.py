@@ -11,25 +11,27 @@ Nobody's fault in a single exchange, a provider's when many of them agree:
 
 from __future__ import annotations
 
-WINDOW_S = 60.0
+from typing import Final
+
+WINDOW_S: Final = 60.0
 """How far back "now" reaches for the rate of 400s, at least; with little traffic, as far as it takes to see `MIN_USUAL` answers."""
-LONGEST_WINDOW_S = 900.0
-COMMON = 0.3
+LONGEST_WINDOW_S: Final = 900.0
+COMMON: Final = 0.3
 """From this share of all answers on, 400s are common. The outage this was learned from had about a third."""
-RARE = 0.05
+RARE: Final = 0.05
 """Up to this share they are what clients do."""
-MIN_COMMON = 5
-MIN_USUAL = 20
+MIN_COMMON: Final = 5
+MIN_USUAL: Final = 20
 """So many 400s now, without those of the client that got most of them, and so many answers before, are needed to tell."""
-MAX_CLIENTS = 64
+MAX_CLIENTS: Final = 64
 """Clients told apart; beyond, they count as one."""
-USUAL_CAP = 1000.0
+USUAL_CAP: Final = 1000.0
 """What was usual is remembered by about so many answers: older ones fade."""
 
-SILENT_STREAM_S = 10.0
-SILENT_ANSWER_S = 60.0
+SILENT_STREAM_S: Final = 10.0
+SILENT_ANSWER_S: Final = 60.0
 """A stream should have begun by then, another answer might have: shorter patience proves nothing."""
-MEMORY_S = 600.0
+MEMORY_S: Final = 600.0
 """Two clients further apart than this are no pattern."""
 
 

@@ -16,25 +16,26 @@ Separate from the breaker, which asks whether a target works at all: a provider 
 from __future__ import annotations
 
 from math import exp
+from typing import Final
 
 K = 2.0
 """Up to one refusal for each accepted request is the price of knowing what a provider can take."""
-FLOOR = 0.1
+FLOOR: Final = 0.1
 """No less than this is sent, or nothing would be learned; each request accepted in a row allows as much again."""
-MIN_REQUESTS = 20
+MIN_REQUESTS: Final = 20
 """Fewer in the window tell nothing."""
-HOPELESS = 0.95
+HOPELESS: Final = 0.95
 """From this share of refusals on, a provider without alternative gets a trickle."""
-WINDOW_S = 120.0
-LONGEST_WINDOW_S = 1200.0
-CALLS = 2.0
+WINDOW_S: Final = 120.0
+LONGEST_WINDOW_S: Final = 1200.0
+CALLS: Final = 2.0
 """The window is so many times as long as the longest recent call."""
-SHORT_S = WINDOW_S / CALLS
+SHORT_S: Final = WINDOW_S / CALLS
 """Calls shorter than this need not be told, while no longer one is remembered."""
-PEAK_TAU_S = 600.0
+PEAK_TAU_S: Final = 600.0
 """The longest recent call is forgotten with this time constant."""
-BUCKET_S = 20.0
-BUCKETS = int(LONGEST_WINDOW_S / BUCKET_S)
+BUCKET_S: Final = 20.0
+BUCKETS: Final = int(LONGEST_WINDOW_S / BUCKET_S)
 
 
 class Throttle:

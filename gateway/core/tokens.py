@@ -7,23 +7,23 @@ audio and files are no text; `dialects.prompt` measures them by rules of their o
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.core.bucket import Cost
 
-BYTES_PER_TOKEN = 4.0
+BYTES_PER_TOKEN: Final = 4.0
 """Of English and JSON in OpenAI's vocabularies, until something is known."""
-USUAL_OUTPUT = 400.0
-PRIOR_BYTES = 4_000.0
+USUAL_OUTPUT: Final = 400.0
+PRIOR_BYTES: Final = 4_000.0
 """What the first guess weighs."""
-MEMORY = 0.98
+MEMORY: Final = 0.98
 """What an old report weighs beside the next one: fifty of them make the ratio."""
 BOUNDS = (0.02, 2.0)
 """Tokens per byte beyond these are a mistake of somebody's."""
-USUAL_ERROR = 0.1
+USUAL_ERROR: Final = 0.1
 """How far an estimate is off, until something is known; a share of it."""
-MARGIN = 2.0
-MOST_MARGIN = 1.0
+MARGIN: Final = 2.0
+MOST_MARGIN: Final = 1.0
 """So many times its mean error is reserved on top of an estimate: a mean is too low half the time, and at the edge of a limit each
 time is a refusal. What was not needed is given back."""
 

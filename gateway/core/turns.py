@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.core.attempt import Place
-from gateway.core.bucket import Cost
+from gateway.core.bucket import NEVER, Cost
 from gateway.core.gate import LOOK_S, Gate
 from gateway.core.plan import Priority
 from gateway.core.queue import Waiter
@@ -85,7 +85,7 @@ def usable(place: Place, gate: Gate, foreign: str | None, now: float, request: P
         quota = quotas.get(None)
         return None, held_until if quota is None or not quota.bound else max(held_until, quota.ready_at(now, request.cost_at(gate)))
     states = place.provider.credentials
-    earliest, best = float("inf"), keys[0]
+    earliest, best = NEVER, keys[0]
     for key in keys:
         state, quota = states.get(key), quotas.get(key)
         usable_at = state.usable_at(now, place.model) if state is not None else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.message import Header
 
@@ -105,7 +105,7 @@ class FaultRule:
     pages made for browsers."""
 
 
-FAULTS: dict[Fault, FaultRule] = {
+FAULTS: Final[dict[Fault, FaultRule]] = {
     Fault.CONNECT: FaultRule(Again.LAST_RESORT, True, Scope.PROVIDER, 502),
     Fault.TIMEOUT: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
     Fault.STALLED: FaultRule(Again.NEVER, True, Scope.TARGET, 504),
@@ -212,4 +212,4 @@ class Verdict:
         return f"<Verdict {self.fault or 'ok'} {self.code}>"
 
 
-OK = Verdict(None)
+OK: Final = Verdict(None)

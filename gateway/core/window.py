@@ -6,7 +6,9 @@ time-based sliding window).
 
 from __future__ import annotations
 
-BUCKETS = 10
+from typing import Final
+
+BUCKETS: Final = 10
 
 
 class Window:

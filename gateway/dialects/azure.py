@@ -7,6 +7,7 @@ the path of model calls; without one the v1 addresses, which take the deployment
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 from urllib.parse import quote
 
 from gateway.core.matcher import Rule
@@ -20,7 +21,7 @@ from gateway.dialects.judge import hides_an_error, judge
 from gateway.dialects.streams import reader_for
 from gateway.dialects.usage import usage_of_body
 
-_BY_DEPLOYMENT = frozenset(
+_BY_DEPLOYMENT: Final = frozenset(
     {
         b"/chat/completions",
         b"/completions",
@@ -34,7 +35,7 @@ _BY_DEPLOYMENT = frozenset(
 )
 """Dated addresses that name the deployment in the path (the list that openai-python's `lib/azure.py` rewrites)."""
 
-_V1_VERSIONS = frozenset({b"preview", b"latest", b"v1"})
+_V1_VERSIONS: Final = frozenset({b"preview", b"latest", b"v1"})
 """Values of `api-version` that the v1 addresses know; a client's dated one is meant for the dated addresses."""
 
 

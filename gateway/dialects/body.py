@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from json.decoder import scanstring  # type: ignore[attr-defined]  # CPython's own C scanner; typeshed leaves it out
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -21,15 +21,16 @@ from gateway.dialects.media import Media, media_of
 
 Span = tuple[int, int]
 
-_DECODER = json.JSONDecoder(strict=False)
-_SPACE = re.compile(r"[ \t\n\r]*")
-_MODEL_KEY, _STREAM_KEY = b'"model"', b'"stream"'
-_MODEL_VALUE = re.compile(rb'"model"[ \t\n\r]*+:[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+_DECODER: Final = json.JSONDecoder(strict=False)
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_MODEL_KEY: Final = b'"model"'
+_STREAM_KEY: Final = b'"stream"'
+_MODEL_VALUE: Final = re.compile(rb'"model"[ \t\n\r]*+:[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
-_ESCAPED = b"\\u00"
-_ESCAPED_LETTERS = (b"\\u006", b"\\u007")
+_ESCAPED: Final = b"\\u00"
+_ESCAPED_LETTERS: Final = (b"\\u006", b"\\u007")
 """Every letter of `model` and `stream` escapes to one of these; a body without them spells the keys plainly."""
 
 
@@ -38,32 +39,32 @@ def _other_cases(word: str) -> Iterator[str]:
     return (spelt for letters in product(*cases) if (spelt := "".join(letters)) != word)
 
 
-_LOOKALIKES = frozenset([*_other_cases("model"), *_other_cases("stream")])
+_LOOKALIKES: Final = frozenset([*_other_cases("model"), *_other_cases("stream")])
 """Some providers match keys regardless of case, Go's by Unicode's folding, where the long s is an s; beside the plain spelling
 these would make two readers disagree."""
 
-_PINS = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
+_PINS: Final = frozenset({"file_id", "file_ids", "vector_store_ids", "encrypted_content"})
 """Keys whose values are ids, or ciphertext, of one account."""
-_PINNING = frozenset({"previous_response_id", "conversation", "background", "store", "input", "tools", "tool_resources"})
+_PINNING: Final = frozenset({"previous_response_id", "conversation", "background", "store", "input", "tools", "tool_resources"})
 """Keys of a request under which such references stand, besides `messages`."""
-_DOUBTFUL = frozenset(
+_DOUBTFUL: Final = frozenset(
     key.encode() for key in (*_PINS, "item_reference", "previous_response_id", "conversation", "background", "store")
 )
 """Strings in a large body that make parsing it worth while."""
-LARGE_BYTES = 64 * 1024
+LARGE_BYTES: Final = 64 * 1024
 """A longer body is not parsed where that can be avoided, and not searched for what is no text."""
-_STRING_VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_SOUGHT = frozenset({b"model", b"stream"})
-_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_STRING_VALUE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_SOUGHT: Final = frozenset({b"model", b"stream"})
+_BOUNDS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Keys that bound an answer's length; the first that is there counts."""
-_NOTED = frozenset(key.encode() for key in (*_BOUNDS, "n", "best_of"))
-_INTEGER = re.compile(rb"[0-9]{1,18}(?=[ \t\r\n,}])")
-_REFERENCES = (b"file_id", b"vector_store_ids", b"encrypted_content", b"item_reference", b"\\u00")
+_NOTED: Final = frozenset(key.encode() for key in (*_BOUNDS, "n", "best_of"))
+_INTEGER: Final = re.compile(rb"[0-9]{1,18}(?=[ \t\r\n,}])")
+_REFERENCES: Final = (b"file_id", b"vector_store_ids", b"encrypted_content", b"item_reference", b"\\u00")
 """One of these stands in whatever refers to an account's object. The last begins an escaped letter of one of the others."""
-_MANY = 1000
+_MANY: Final = 1000
 """With more messages, it is cheaper to search the body for what refers to an object than to look through them."""
-_DEPTH = 12
-_CONTAINERS = (dict, list)
+_DEPTH: Final = 12
+_CONTAINERS: Final = (dict, list)
 
 
 class BodyFacts:

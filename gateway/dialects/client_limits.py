@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from gateway.core.bucket import Bucket
 from gateway.core.plan import Resource
 
-_OPENAI = {Resource.REQUESTS: "requests", Resource.TOKENS: "tokens"}
-_ANTHROPIC = {**_OPENAI, Resource.INPUT_TOKENS: "input-tokens", Resource.OUTPUT_TOKENS: "output-tokens"}
+_OPENAI: Final = {Resource.REQUESTS: "requests", Resource.TOKENS: "tokens"}
+_ANTHROPIC: Final = {**_OPENAI, Resource.INPUT_TOKENS: "input-tokens", Resource.OUTPUT_TOKENS: "output-tokens"}
 
 
 def limit_lines(buckets: Sequence[Bucket], shape: str, *, now: float, now_unix: float) -> list[bytes]:

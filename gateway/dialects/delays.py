@@ -12,29 +12,30 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 from gateway.core.message import Header, first
 
-MAX_DELAY_S = 86_400.0
+MAX_DELAY_S: Final = 86_400.0
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})", re.ASCII)
-_GO_DURATION = re.compile(r"(?:(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
-_GO_TERM = re.compile(r"([\d.]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_GO_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER: Final = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})", re.ASCII)
+_GO_DURATION: Final = re.compile(r"(?:(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
+_GO_TERM: Final = re.compile(r"([\d.]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_GO_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-_LONGEST = 64
-_EPOCH_S = 1e9
+_LONGEST: Final = 64
+_EPOCH_S: Final = 1e9
 """From here on a number is a moment (2001), not a duration (31 years)."""
-_EPOCH_MS = 1e12
+_EPOCH_MS: Final = 1e12
 
-_HINT = re.compile(
+_HINT: Final = re.compile(
     r"""(?:\b(?:try\ again|retry|wait)(?:\ (?:again\ )?(?:in|after|for))?|retryDelay["':\s]{1,4})\s*
         (\d{1,12}(?:\.\d{1,9})?)\s?
         (milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h|days?|d)\b""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-_GO_HINT = re.compile(r"\b(?:try again|retry) (?:in|after) ((?:\d[\d.]{0,15}(?:ms|s|m|h))+)\b", re.IGNORECASE | re.ASCII)
-_HINT_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_GO_HINT: Final = re.compile(r"\b(?:try again|retry) (?:in|after) ((?:\d[\d.]{0,15}(?:ms|s|m|h))+)\b", re.IGNORECASE | re.ASCII)
+_HINT_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def parse_delay(value: str, *, now_unix: float) -> float | None:
@@ -131,8 +132,8 @@ def quota_left(headers: Iterable[Header]) -> bool:
     return bool(known) and min(known) > 0
 
 
-_RETRY_AFTER = b"retry-after"
-_HEADERS = (b"retry-after-ms", b"x-ms-retry-after-ms", _RETRY_AFTER)
+_RETRY_AFTER: Final = b"retry-after"
+_HEADERS: Final = (b"retry-after-ms", b"x-ms-retry-after-ms", _RETRY_AFTER)
 
 
 def _hinted(message: str) -> float | None:

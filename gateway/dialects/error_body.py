@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from gateway.core.message import Header, first
 
-_LONGEST_BODY = 1024 * 1024
-_LONGEST_MESSAGE = 2000
-_LONGEST_NAME = 100
-_LONGEST_CODE = 64
-_ITEMS = 20
+_LONGEST_BODY: Final = 1024 * 1024
+_LONGEST_MESSAGE: Final = 2000
+_LONGEST_NAME: Final = 100
+_LONGEST_CODE: Final = 64
+_ITEMS: Final = 20
 
-_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head)\b", re.IGNORECASE)
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_PAGE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head)\b", re.IGNORECASE)
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 
 
 class ErrorBody:

@@ -8,15 +8,17 @@ a client's.
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
-_OPENAI_TYPES = {
+_OPENAI_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
-_ANTHROPIC_TYPES = {
+_ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     402: "billing_error",
     403: "permission_error",

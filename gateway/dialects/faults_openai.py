@@ -10,6 +10,7 @@ and captures of their answers.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from gateway.core.matcher import Rule
 from gateway.core.verdicts import Fault, Scope
@@ -19,11 +20,11 @@ def _text(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_BAD_REQUEST = ((400, 400), (413, 413), (422, 422))
-_REFUSED_STATUSES = ((400, 400), (402, 403), (429, 429))
-_ANY_ERROR = ((400, 599),)
+_BAD_REQUEST: Final = ((400, 400), (413, 413), (422, 422))
+_REFUSED_STATUSES: Final = ((400, 400), (402, 403), (429, 429))
+_ANY_ERROR: Final = ((400, 599),)
 
-_CONTEXT_LENGTH_NAMES = frozenset(
+_CONTEXT_LENGTH_NAMES: Final = frozenset(
     {
         "context_length_exceeded",
         "context_window_exceeded",
@@ -31,13 +32,13 @@ _CONTEXT_LENGTH_NAMES = frozenset(
         "exceed_context_size_error",
     },
 )
-_CONTEXT_LENGTH_TEXT = _text(
+_CONTEXT_LENGTH_TEXT: Final = _text(
     r"maximum context length|context[ _]length|context[ _]window|prompt is too long|input is too long|"
     r"reduce the length of the (?:messages|prompt|input)|exceeds the (?:available )?context size|"
     r"input token count .{0,60}exceeds the maximum",
 )
 
-_CONTENT_POLICY_NAMES = frozenset(
+_CONTENT_POLICY_NAMES: Final = frozenset(
     {
         "content_policy_violation",
         "content_filter",
@@ -49,12 +50,12 @@ _CONTENT_POLICY_NAMES = frozenset(
         "flagged_input",
     },
 )
-_CONTENT_POLICY_TEXT = _text(
+_CONTENT_POLICY_TEXT: Final = _text(
     r"content (?:management )?policy|content violates usage guidelines|safety system|violat\w+ .{0,40}usage polic|"
     r"^content moderation|was flagged",
 )
 
-_BILLING_NAMES = frozenset(
+_BILLING_NAMES: Final = frozenset(
     {
         "insufficient_quota",
         "credit_balance_exhausted",
@@ -74,9 +75,9 @@ _BILLING_NAMES = frozenset(
         "quota_per_day",
     },
 )
-_MODEL_QUOTA_NAMES = frozenset({"quota_per_day_and_model"})
+_MODEL_QUOTA_NAMES: Final = frozenset({"quota_per_day_and_model"})
 """What is used up until tomorrow is this model's share."""
-_BILLING_TEXT = _text(
+_BILLING_TEXT: Final = _text(
     r"^you(?:'ve| have)? exceeded your current quota|^insufficient (?:balance|credits?|funds|quota)\b|"
     r"^your (?:credit balance is|account is not active)|^billing hard limit|^you(?: are|'re| have run) out of credits|"
     r"^you(?:'ve| have) reached your [\w /-]{0,40}\bspend(?:ing)? limit|^key limit exceeded|"
@@ -85,10 +86,10 @@ _BILLING_TEXT = _text(
     r"(?:has (?:either )?(?:used all|reached its)|(?:does|do)n't have any credits)\b",
 )
 
-_UNAFFORDABLE_TEXT = _text(r"^this request requires more credits")
+_UNAFFORDABLE_TEXT: Final = _text(r"^this request requires more credits")
 """OpenRouter's for a request whose `max_tokens` the balance would not pay for; it may still pay for smaller ones."""
 
-_CREDENTIAL_NAMES = frozenset(
+_CREDENTIAL_NAMES: Final = frozenset(
     {
         "invalid_api_key",
         "incorrect_api_key",
@@ -113,8 +114,8 @@ _CREDENTIAL_NAMES = frozenset(
     },
 )
 """The key is refused, or the account or network it is used from: for every model."""
-_API_KEY_TEXT = _text(r"^(?:incorrect|invalid) api[ _]key\b|^api[ _]key (?:not valid|not found|expired|is invalid)\b")
-_WHOLE_KEY_TEXT = _text(
+_API_KEY_TEXT: Final = _text(r"^(?:incorrect|invalid) api[ _]key\b|^api[ _]key (?:not valid|not found|expired|is invalid)\b")
+_WHOLE_KEY_TEXT: Final = _text(
     r"^(?:your|this|the) (?:api[ _]key(?:/team)?|team|account|organization|project)(?: [\w.-]{1,64})? "
     r"(?:is|was|has been)(?: currently| temporarily| permanently| reported as)? "
     r"(?:blocked|suspended|deactivated|disabled|restricted|revoked|leaked)\b|"
@@ -122,15 +123,15 @@ _WHOLE_KEY_TEXT = _text(
     r"^(?:your )?ip(?: address)?(?: is)? not (?:authorized|allowed)\b",
 )
 """Said with a 403, which otherwise is about what was asked for."""
-_AZURE_RESOURCE_TEXT = _text(
+_AZURE_RESOURCE_TEXT: Final = _text(
     r"^access denied due to virtual network|^public access is disabled|^your resource has been (?:temporarily )?blocked\b",
 )
-_VAGUE_400_NAMES = frozenset({"client specified an invalid argument", "invalid_argument"})
+_VAGUE_400_NAMES: Final = frozenset({"client specified an invalid argument", "invalid_argument"})
 """What xAI and Google call any 400, a bad API key included; OpenAI answers those with 401."""
 
-_SCOPE_TEXT = _text(r"\bmissing scopes?:|^you have insufficient permissions for this operation")
+_SCOPE_TEXT: Final = _text(r"\bmissing scopes?:|^you have insufficient permissions for this operation")
 
-_MODEL_GONE_NAMES = frozenset(
+_MODEL_GONE_NAMES: Final = frozenset(
     {
         "model_not_found",
         "model_not_available",
@@ -140,13 +141,13 @@ _MODEL_GONE_NAMES = frozenset(
         "unknown_model",
     },
 )
-_MODEL_GONE_TEXT = _text(
+_MODEL_GONE_TEXT: Final = _text(
     r"^(?:the )?(?:requested )?models?(?:[ :/]{1,2}\S{1,256})?(?: (?:is|was|has been))? "
     r"(?:does not exist|not exist|not found|no longer available|decommissioned)\b|"
     r"^\S{1,128} is not a valid model id\b|^no endpoints found for \S",
 )
 
-_OVERLOADED_NAMES = frozenset(
+_OVERLOADED_NAMES: Final = frozenset(
     {
         "overloaded_error",
         "overloaded",
@@ -160,18 +161,18 @@ _OVERLOADED_NAMES = frozenset(
         "unavailable",
     },
 )
-_OVERLOADED_TEXT = _text(
+_OVERLOADED_TEXT: Final = _text(
     r"^(?:we(?:'re| are)|"
     r"(?:the |that |this |our )?(?:system|engine|model|server|service|provider|region)s?(?: \S{1,128})?(?: is| are)?)"
     r"(?: currently| temporarily)?(?: experiencing)? (?:high demand|overloaded|at capacity|out of capacity)\b|"
     r"^(?:there is )?no capacity\b|^(?:please )?come back later\b",
 )
-_RATE_LIMIT_TEXT = _text(r"rate.?limit|too many requests|quota")
+_RATE_LIMIT_TEXT: Final = _text(r"rate.?limit|too many requests|quota")
 
-_RATE_LIMIT_NAMES = frozenset({"openrouter_in_flight_budget"})
+_RATE_LIMIT_NAMES: Final = frozenset({"openrouter_in_flight_budget"})
 """A 402 that is none: OpenRouter's limit on money in flight."""
 
-_SHARED_RULES: tuple[Rule, ...] = (
+_SHARED_RULES: Final[tuple[Rule, ...]] = (
     # The edge, not the model: pages, statuses that only a CDN or a proxy makes.
     Rule(Fault.EDGE_BLOCKED, ((500, 500), (502, 502), (504, 504), (520, 520), (524, 524)), html=True, ambiguous=True),
     Rule(Fault.EDGE_BLOCKED, ((200, 299), (401, 401), (403, 403), (407, 407), (429, 429), (500, 599)), html=True),
@@ -242,10 +243,10 @@ _SHARED_RULES: tuple[Rule, ...] = (
     Rule(Fault.UNKNOWN),
 )
 
-OPENAI_RULES: tuple[Rule, ...] = _SHARED_RULES
+OPENAI_RULES: Final[tuple[Rule, ...]] = _SHARED_RULES
 """OpenAI and everyone compatible. 424 and 499 are the caller's (Groq: a failed tool server, a cancelled request)."""
 
-AZURE_RULES: tuple[Rule, ...] = (
+AZURE_RULES: Final[tuple[Rule, ...]] = (
     Rule(Fault.MODEL_GONE, ((404, 404),), frozenset({"deploymentnotfound"}), own_key=True),
     # A wrong `api_version` or resource: the configuration's fault, which only another target can mend.
     Rule(Fault.MODEL_GONE, ((404, 404),), frozenset({"404"}), _text(r"^resource not found"), own_key=True),
@@ -256,7 +257,7 @@ AZURE_RULES: tuple[Rule, ...] = (
 )
 """Azure's own rows, then the shared ones."""
 
-IN_BAND_STATUS: dict[str, int] = {
+IN_BAND_STATUS: Final[dict[str, int]] = {
     **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "slow_down", "resource_exhausted", "tokens", "requests"), 429),
     **dict.fromkeys(_BILLING_NAMES, 429),
     **dict.fromkeys(_OVERLOADED_NAMES, 503),
@@ -274,5 +275,5 @@ IN_BAND_STATUS: dict[str, int] = {
 }
 """The status which the name of an error inside a 200 stands for, where it states no number."""
 
-DEFAULT_IN_BAND_STATUS = 500
+DEFAULT_IN_BAND_STATUS: Final = 500
 """An error inside a 200 that nobody knows: the provider's."""

@@ -8,17 +8,18 @@ field name are errors. The edit itself is in `body`.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from gateway.dialects.body import BodyFacts
 
-_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
-_PARAMETER = re.compile(rb';[ \t]*([^=;\s"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_BOUNDARY: Final = re.compile(rb';[ \t]*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
+_PARAMETER: Final = re.compile(rb';[ \t]*([^=;\s"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
+_ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 
-_MOST_FIELDS = 256
-_LONGEST_HEAD = 8192
-_LONGEST_PADDING = 80
-_LONGEST_VALUE = 1024
+_MOST_FIELDS: Final = 256
+_LONGEST_HEAD: Final = 8192
+_LONGEST_PADDING: Final = 80
+_LONGEST_VALUE: Final = 1024
 
 
 class Field:

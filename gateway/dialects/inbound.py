@@ -9,13 +9,13 @@ untouched and never replayed.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.core.plan import INFERENCE, Family
 from gateway.dialects.base import Inbound
 
-STATELESS: dict[bytes, Family] = {
+STATELESS: Final[dict[bytes, Family]] = {
     b"/chat/completions": Family.CHAT,
     b"/completions": Family.COMPLETIONS,
     b"/responses": Family.RESPONSES,
@@ -34,7 +34,7 @@ STATELESS: dict[bytes, Family] = {
 }
 """Endpoints whose requests stand alone, by their path below the API root. Anything below them names a stored object."""
 
-_STATEFUL: dict[bytes, Family] = {
+_STATEFUL: Final[dict[bytes, Family]] = {
     b"files": Family.FILES,
     b"uploads": Family.FILES,
     b"batches": Family.BATCHES,
@@ -44,7 +44,7 @@ _STATEFUL: dict[bytes, Family] = {
 }
 """Families of whole trees, by first path segment: their objects live in one account."""
 
-_OBJECTS = frozenset(
+_OBJECTS: Final = frozenset(
     {
         b"assistants",
         b"audio",
@@ -65,11 +65,11 @@ _OBJECTS = frozenset(
 )
 """First segments of other trees of account-bound objects: even where a body names a model, it is not what routes the request."""
 
-KEY_PARAMETERS = frozenset({b"api-key", b"key", b"subscription-key"})
+KEY_PARAMETERS: Final = frozenset({b"api-key", b"key", b"subscription-key"})
 """Where a query may carry a credential, in any case: Azure's Realtime addresses, Google's, API Management's."""
 
-_CACHED_PATHS = 2048
-_LONGEST_CACHED = 256
+_CACHED_PATHS: Final = 2048
+_LONGEST_CACHED: Final = 256
 
 
 def read_target(target: bytes) -> Inbound:
@@ -214,4 +214,4 @@ def _first_segment(path: bytes) -> bytes:
 
 _read_path_cached = lru_cache(maxsize=_CACHED_PATHS)(_read_path)
 
-_COMMON: dict[bytes, Inbound] = {b"/v1" + below: _read_path(b"/v1" + below) for below in STATELESS}
+_COMMON: Final[dict[bytes, Inbound]] = {b"/v1" + below: _read_path(b"/v1" + below) for below in STATELESS}

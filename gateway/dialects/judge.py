@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import orjson
 
@@ -22,37 +23,37 @@ from gateway.dialects.error_body import ErrorBody, is_page, read_error
 from gateway.dialects.faults_openai import DEFAULT_IN_BAND_STATUS, IN_BAND_STATUS
 from gateway.dialects.limits import limits_in_text, read_limits, refused_resource
 
-_NEVER_SENT = frozenset({IOFault.DNS, IOFault.CONNECT, IOFault.CONNECT_TIMEOUT, IOFault.TLS, IOFault.POOL_TIMEOUT})
+_NEVER_SENT: Final = frozenset({IOFault.DNS, IOFault.CONNECT, IOFault.CONNECT_TIMEOUT, IOFault.TLS, IOFault.POOL_TIMEOUT})
 
-_IO_FAULTS: dict[IOFault, Fault] = {
+_IO_FAULTS: Final[dict[IOFault, Fault]] = {
     IOFault.RESET: Fault.SERVER_ERROR,
     IOFault.MALFORMED: Fault.SERVER_ERROR,
     IOFault.TIMEOUT: Fault.TIMEOUT,
     IOFault.STALLED: Fault.STALLED,
 }
 
-_QUICKLY_GONE = frozenset({IOFault.CONNECT, IOFault.RESET})
+_QUICKLY_GONE: Final = frozenset({IOFault.CONNECT, IOFault.RESET})
 """A refused or broken connection says little about the next one. A name or a certificate that is wrong stays wrong, and what ran
 into a timeout has cost enough."""
 
-SEARCHED_BYTES = 16 * 1024
+SEARCHED_BYTES: Final = 16 * 1024
 """How much of an answer's body the operators' patterns see: what is said about an error stands at its start, and a pattern that
 tries every place of a long text would hold up everybody."""
 
-_OF_THE_KEY = frozenset({Fault.BILLING, Fault.CREDENTIAL, Fault.MODEL_GONE})
-_CALLERS_OWN = Rule(Fault.CALLER)
+_OF_THE_KEY: Final = frozenset({Fault.BILLING, Fault.CREDENTIAL, Fault.MODEL_GONE})
+_CALLERS_OWN: Final = Rule(Fault.CALLER)
 
-_SUSPICIOUS = re.compile(rb'"error"\s*:\s*[{"\[]|"object"\s*:\s*"error"')
+_SUSPICIOUS: Final = re.compile(rb'"error"\s*:\s*[{"\[]|"object"\s*:\s*"error"')
 """An error that is not null, near the start of a 200: OpenRouter and others put it first, Responses objects put it early."""
 
-_SCANNED_BYTES = 2048
-_BLANKS = re.compile(rb"\s*")
-_LONGEST_MESSAGE = 300
+_SCANNED_BYTES: Final = 2048
+_BLANKS: Final = re.compile(rb"\s*")
+_LONGEST_MESSAGE: Final = 300
 
-_LIMIT = re.compile(r"\blimit:? ?([\d,]{1,15})\b.{0,80}?\brequested:? ?([\d,]{1,15})", re.IGNORECASE | re.ASCII | re.DOTALL)
-_TOO_LARGE = re.compile(r"^request too large", re.IGNORECASE)
+_LIMIT: Final = re.compile(r"\blimit:? ?([\d,]{1,15})\b.{0,80}?\brequested:? ?([\d,]{1,15})", re.IGNORECASE | re.ASCII | re.DOTALL)
+_TOO_LARGE: Final = re.compile(r"^request too large", re.IGNORECASE)
 
-_KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai)[-_]|AIza)[A-Za-z0-9_*.-]{4,}|\bBearer \S+")
+_KEY_LIKE: Final = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai)[-_]|AIza)[A-Za-z0-9_*.-]{4,}|\bBearer \S+")
 """Some providers quote the refused key, more or less masked (law 12)."""
 
 

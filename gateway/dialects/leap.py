@@ -17,33 +17,33 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_LONGEST_KEY = 64
-_FREE_LEAPS = 64
-_LEAP_BYTES = 2048
+_LONGEST_KEY: Final = 64
+_FREE_LEAPS: Final = 64
+_LEAP_BYTES: Final = 2048
 """Leaps from quote to quote are taken while they are as long as this on average, after a few free ones."""
-_LONGEST_GAP = 256
-_LONGEST_SPELLING = 128
+_LONGEST_GAP: Final = 256
+_LONGEST_SPELLING: Final = 128
 """Of a doubtful string, its letters escaped."""
-_FREE_BRACKETS = 256
-_BRACKET_BYTES = 192
+_FREE_BRACKETS: Final = 256
+_BRACKET_BYTES: Final = 192
 """Brackets are looked at while there are not more than one in so many bytes; with more, parsing is no dearer."""
-_LONGEST_REST = 64 * 1024
-_TAIL = 1024
-_BACKSLASH = ord("\\")
+_LONGEST_REST: Final = 64 * 1024
+_TAIL: Final = 1024
+_BACKSLASH: Final = ord("\\")
 
 _S = rb"[ \t\r\n]*+"
-_OPENING = re.compile(_S + rb"\{")
-_PLAIN = rb"[ !#-\[\]-~]{0,%d}" % _LONGEST_KEY
-_KEY = re.compile(_S + rb'"(' + _PLAIN + rb')"' + _S + rb":" + _S)
-_SCALAR = re.compile(rb"(?:true|false|null|-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+)(?=[ \t\r\n,}])")
-_COMMA = re.compile(_S + rb",")
-_END = re.compile(_S + rb"\}")
-_LAST = re.compile(_S + rb"\}" + _S + rb"\Z")
-_CLOSING = re.compile(rb"[\]}]")
+_OPENING: Final = re.compile(_S + rb"\{")
+_PLAIN: Final = rb"[ !#-\[\]-~]{0,%d}" % _LONGEST_KEY
+_KEY: Final = re.compile(_S + rb'"(' + _PLAIN + rb')"' + _S + rb":" + _S)
+_SCALAR: Final = re.compile(rb"(?:true|false|null|-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+)(?=[ \t\r\n,}])")
+_COMMA: Final = re.compile(_S + rb",")
+_END: Final = re.compile(_S + rb"\}")
+_LAST: Final = re.compile(_S + rb"\}" + _S + rb"\Z")
+_CLOSING: Final = re.compile(rb"[\]}]")
 
-_BEHIND = re.compile(
+_BEHIND: Final = re.compile(
     # The end of the object and of the body; of the object only; a key.
     (_S + rb"(?:(?P<last>\}" + _S + rb"\Z)|(?P<end>[,;]?+" + _S + rb"\})|,(?P<key>)" + _S + rb'"' + _PLAIN + rb'"' + _S + rb":|")
     # A comment; or behind a comma another one, other quotes, bytes that some readers skip, a key without quotes;
@@ -56,9 +56,9 @@ _BEHIND = re.compile(
 )
 """What could stand behind a bracket that ends a value of the top level: the end, an end too early, a key, or what is doubtful."""
 
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:[67]|5[fF])")
-_OUTSIDE_STRINGS = b" \t\r\n{}[]:,+-.0123456789eEtrufalsn"
-_BRACKETS = re.compile(rb"[\[\]{}]")
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:[67]|5[fF])")
+_OUTSIDE_STRINGS: Final = b" \t\r\n{}[]:,+-.0123456789eEtrufalsn"
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
 
 
 class _Chain(Enum):

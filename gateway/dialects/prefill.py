@@ -8,6 +8,7 @@ instead of finishing it. The client's JSON stays byte for byte around what is ad
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import orjson
 
@@ -15,10 +16,10 @@ from gateway.core.plan import Prefill
 from gateway.dialects.body import top_level_spans
 from gateway.dialects.transcript import Transcript
 
-_HALF = re.compile(r"[\ud800-\udbff]\Z")
-_FINAL = b',"add_generation_prompt":false,"continue_final_message":true'
-_FINAL_KEYS = ("add_generation_prompt", "continue_final_message")
-_PREFIXED = frozenset({Prefill.PREFIX, Prefill.PREFIX_ECHOED})
+_HALF: Final = re.compile(r"[\ud800-\udbff]\Z")
+_FINAL: Final = b',"add_generation_prompt":false,"continue_final_message":true'
+_FINAL_KEYS: Final = ("add_generation_prompt", "continue_final_message")
+_PREFIXED: Final = frozenset({Prefill.PREFIX, Prefill.PREFIX_ECHOED})
 
 
 def continuation_body(body: bytes, transcript: Transcript, prefill: Prefill) -> bytes | None:

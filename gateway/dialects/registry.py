@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.dialects.azure import Azure
 from gateway.dialects.base import Dialect
 from gateway.dialects.openai import OpenAI
 
-DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (OpenAI(), Azure())}
+DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in (OpenAI(), Azure())}
 """Stateless, hence shared."""

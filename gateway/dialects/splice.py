@@ -7,15 +7,15 @@ in-band as if there had been none (law 5). The second answer's thoughts are left
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.plan import Prefill
 from gateway.dialects.splice_generic import NOTHING, Splicer, dump
 from gateway.dialects.splice_responses import ResponsesSplicer
 from gateway.dialects.transcript import LABELS, REASONING, ChatTranscript, ResponsesTranscript, is_lone
 
-_DONE = b"data: [DONE]\n\n"
-_CALLS = frozenset({"tool_calls", "function_call"})
+_DONE: Final = b"data: [DONE]\n\n"
+_CALLS: Final = frozenset({"tool_calls", "function_call"})
 
 
 def seam(provider: str) -> bytes:

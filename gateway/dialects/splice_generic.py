@@ -22,7 +22,7 @@ from gateway.dialects.streams_generic import document_of
 from gateway.dialects.transcript import Transcript, joined
 from gateway.dialects.usage import usage_of
 
-NOTHING = b""
+NOTHING: Final = b""
 """What the client gets of an event that it has got already, or should not see."""
 
 

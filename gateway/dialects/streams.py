@@ -10,7 +10,7 @@ parsing. A stream is whole only if it says so (law 5): the terminators are `data
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -33,13 +33,13 @@ from gateway.dialects.streams_generic import (
 from gateway.dialects.streams_media import MediaStream
 from gateway.dialects.usage import last_usage, usage_of
 
-DONE = b"data: [DONE]\n\n"
+DONE: Final = b"data: [DONE]\n\n"
 
-_COMPACT = ('"finish_reason":"', '"index":1', '"usage":{')
-_SPACED = ('"finish_reason": "', '"index": 1', '"usage": {')
+_COMPACT: Final = ('"finish_reason":"', '"index":1', '"usage":{')
+_SPACED: Final = ('"finish_reason": "', '"index": 1', '"usage": {')
 """A finish, a choice after the first, token counts: JSON written without and with a space after colons."""
 
-_BOUNDARIES = (b"\n\n", b"\r\n", b"\r\r", b"\n\r")
+_BOUNDARIES: Final = (b"\n\n", b"\r\n", b"\r\r", b"\n\r")
 
 
 class ChatStream(GenericStream):
@@ -194,13 +194,13 @@ class ResponsesStream(GenericStream):
         self.usage = usage or self.usage
 
 
-_TYPE_FIRST = re.compile(rb'^\{\s*"type"\s*:\s*"([^"]*)".*', re.DOTALL)
+_TYPE_FIRST: Final = re.compile(rb'^\{\s*"type"\s*:\s*"([^"]*)".*', re.DOTALL)
 
-_RESPONSE_LIFE = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
-_LIFE_ENDINGS = (".added", ".in_progress", ".searching", ".generating", ".interpreting")
-_RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_RESPONSE_LIFE: Final = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
+_LIFE_ENDINGS: Final = (".added", ".in_progress", ".searching", ".generating", ".interpreting")
+_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
-_NOT_CONTENT = frozenset({"role", "name", "id", "index", "type"})
+_NOT_CONTENT: Final = frozenset({"role", "name", "id", "index", "type"})
 """Keys of a chat delta which say who speaks, not what is said."""
 
 

@@ -8,7 +8,7 @@ which build on this one.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,7 +16,12 @@ from gateway.core.sse import data_of, events, name_of
 from gateway.dialects.base import Part
 from gateway.dialects.usage import last_usage
 
-CONTENT, LIFE, ERROR, END, BROKEN, NOISE = Part.CONTENT, Part.LIFE, Part.ERROR, Part.END, Part.BROKEN, Part.NOISE
+CONTENT: Final = Part.CONTENT
+LIFE: Final = Part.LIFE
+ERROR: Final = Part.ERROR
+END: Final = Part.END
+BROKEN: Final = Part.BROKEN
+NOISE: Final = Part.NOISE
 """Looked up once: CPython 3.11 takes longer to find a member of an enum than to search a chunk for a word."""
 
 

@@ -11,24 +11,24 @@ Apart because its events are unlike text: few, and often longer than anything th
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.sse import BLANK, data_of, name_of
 from gateway.dialects.base import Part
 from gateway.dialects.streams_generic import BROKEN, CONTENT, END, ERROR, LIFE, GenericStream, object_of
 from gateway.dialects.usage import last_usage
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES: Final = 4096
 """What follows the picture in an event is far shorter."""
 
-_SOUND = ("speech.audio.", "transcript.text.")
-_WORDS = ("image_generation.", "image_edit.", *_SOUND)
-_ENDS = (".completed", ".done")
-_MORE = (".delta", ".segment")
+_SOUND: Final = ("speech.audio.", "transcript.text.")
+_WORDS: Final = ("image_generation.", "image_edit.", *_SOUND)
+_ENDS: Final = (".completed", ".done")
+_MORE: Final = (".delta", ".segment")
 """Beside these, whatever is called `partial_something`: an image, or one that succeeded or failed of several (BytePlus)."""
 
-_KIND = re.compile(rb'"type"\s*:\s*"((?:image_generation|image_edit|speech\.audio|transcript\.text)\.\w+)"')
-_FIRST_PART = re.compile(rb'"partial_image_index"\s*:\s*0\b')
+_KIND: Final = re.compile(rb'"type"\s*:\s*"((?:image_generation|image_edit|speech\.audio|transcript\.text)\.\w+)"')
+_FIRST_PART: Final = re.compile(rb'"partial_image_index"\s*:\s*0\b')
 
 
 class MediaStream(GenericStream):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.plan import Family
 from gateway.core.sse import data_of
@@ -19,20 +19,20 @@ from gateway.core.sse import events as split
 from gateway.dialects.streams_generic import document_of, object_of
 from gateway.dialects.usage import usage_of
 
-MAX_TEXT_BYTES = 4 * 1024 * 1024
+MAX_TEXT_BYTES: Final = 4 * 1024 * 1024
 """More text than this, in UTF-8, is not kept."""
 
-REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
+REASONING: Final = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
 """Keys of a chat delta that hold thoughts: DeepSeek's and vLLM's; Groq's and OpenRouter's; OpenRouter's."""
-LABELS = frozenset({"role", "name", "id", "index", "type"})
+LABELS: Final = frozenset({"role", "name", "id", "index", "type"})
 """Keys of a chat delta which say who speaks, not what is said."""
 
-RESPONSE_LIFE = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
-RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+RESPONSE_LIFE: Final = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
+RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
-_SEALED = ("signature", "encrypted_content", "data")
+_SEALED: Final = ("signature", "encrypted_content", "data")
 """Keys of a thought that hold what only its provider can read or vouch for."""
-_FORMS = frozenset(
+_FORMS: Final = frozenset(
     {
         *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),  # vLLM
         *("regex", "ebnf", "json_schema"),  # SGLang
@@ -40,9 +40,9 @@ _FORMS = frozenset(
     },
 )
 """Keys of compatible servers' requests that force a form on the answer."""
-_CHAT_HEAD = ("id", "model", "created")
-_RESPONSE_HEAD = ("id", "model", "created_at")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CHAT_HEAD: Final = ("id", "model", "created")
+_RESPONSE_HEAD: Final = ("id", "model", "created_at")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 class Transcript(ABC):

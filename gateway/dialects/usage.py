@@ -7,15 +7,15 @@ Separate because whole answers and streams share the shapes: chat's `prompt_toke
 from __future__ import annotations
 
 import json
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import orjson
 
-_PARSE_WHOLE_BYTES = 64 * 1024
-_SCAN_FIRST_BYTES = 4096
+_PARSE_WHOLE_BYTES: Final = 64 * 1024
+_SCAN_FIRST_BYTES: Final = 4096
 """Below this, parsing costs no more than looking whether it is worth it."""
-_USAGE_BYTES = 4096
-_DECODER = json.JSONDecoder()
+_USAGE_BYTES: Final = 4096
+_DECODER: Final = json.JSONDecoder()
 
 
 def usage_of(usage: Any) -> tuple[int, int] | None:

@@ -8,15 +8,16 @@ counts wherever they stand.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from gateway.core.sse import data_of
 from gateway.core.sse import events as split
 from gateway.dialects.body import top_level_spans
 from gateway.dialects.streams_generic import object_of
 
-_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 """Who was asked puts `"usage": null` into every other chunk, which need not be parsed."""
-_ASKED = b'"stream_options":{"include_usage":true},'
+_ASKED: Final = b'"stream_options":{"include_usage":true},'
 
 
 def ask_for_usage(body: bytes) -> bytes | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-SWEEP_S = 1.0
-SOON_S = 2.0 * SWEEP_S
+SWEEP_S: Final = 1.0
+SOON_S: Final = 2.0 * SWEEP_S
 """What is due within this time gets a timer of its own: the sweep would come too late for it."""
 
 

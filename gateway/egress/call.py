@@ -7,7 +7,7 @@ of connection is the pool's; this is what the two hand to each other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.egress.upstream import Receiver
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gateway.egress.connection import Connection
     from gateway.egress.pool import Place
 
-HELD_BYTES = 64 * 1024
+HELD_BYTES: Final = 64 * 1024
 """A call without a connection asks the driver to stop once it holds this much of a body."""
 
 

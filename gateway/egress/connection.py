@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
@@ -27,22 +27,22 @@ from gateway.egress.upstream import Receiver
 if TYPE_CHECKING:
     from gateway.egress.pool import Place
 
-HEAD_BYTES = 128 * 1024
+HEAD_BYTES: Final = 128 * 1024
 """A response head, or a stretch of chunk extensions and trailers without body bytes, may be this long."""
-HEADERS = 200
-INTERIM_ANSWERS = 20
+HEADERS: Final = 200
+INTERIM_ANSWERS: Final = 20
 """1xx answers before the final one."""
-STALE_S = 1.0
+STALE_S: Final = 1.0
 """A reused connection that closes this soon after the write, and without a byte, was most likely closed before the request came."""
-JOIN_BYTES = 32 * 1024
+JOIN_BYTES: Final = 32 * 1024
 """A head and body up to this size leave in one write; below the transports' high-water mark of 64 KiB."""
-SLICE_BYTES = 64 * 1024
+SLICE_BYTES: Final = 64 * 1024
 """A larger body is handed to the transport in pieces as it drains, so that neither TLS nor asyncio copies it as a whole."""
-KNOWN_HEADS = 1024
+KNOWN_HEADS: Final = 1024
 """Sequences of header names that are remembered: a provider sends the same few again and again."""
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 
 @lru_cache(maxsize=KNOWN_HEADS)
@@ -83,7 +83,7 @@ class _Nobody:
     def unblocked(self) -> None: ...
 
 
-_NOBODY: Receiver = _Nobody()
+_NOBODY: Final[Receiver] = _Nobody()
 
 
 class Connection(asyncio.Protocol):

@@ -16,7 +16,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -25,13 +25,13 @@ from gateway.config.snapshot import Origin
 from gateway.core.verdicts import IOFault
 from gateway.egress.names import Names, UnknownName
 
-EYEBALLS_DELAY_S = 0.25
+EYEBALLS_DELAY_S: Final = 0.25
 """RFC 8305 section 5: the recommended Connection Attempt Delay."""
-PROXY_HEAD_BYTES = 16 * 1024
+PROXY_HEAD_BYTES: Final = 16 * 1024
 """A proxy's answer to CONNECT may be this long."""
-_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
 """Seconds idle (Linux's name, macOS's name), seconds between probes, probes: firewalls forget flows after some minutes."""
-_PROXY_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
+_PROXY_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 
 C = TypeVar("C", bound=asyncio.BaseProtocol)
 

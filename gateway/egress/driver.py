@@ -10,6 +10,7 @@ import sys
 from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from gateway.config.snapshot import Snapshot
 from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Finish, Open, Queue, Refuse, Relay, Send
@@ -32,12 +33,12 @@ from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason
 
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment, which event streams allow anywhere between events and readers ignore (WHATWG HTML, section 9.2.6)."""
 
-_NO_CONTINUATION = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True, scope=Scope.NOBODY)
+_NO_CONTINUATION: Final = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True, scope=Scope.NOBODY)
 """A good answer for all we know, but another one than the client has the beginning of."""
-_NO_FINISH = Verdict(Fault.STREAM_BROKEN, code="no_finish", ambiguous=True)
+_NO_FINISH: Final = Verdict(Fault.STREAM_BROKEN, code="no_finish", ambiguous=True)
 """A terminator behind a text that was never said to be finished."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import compress
+from typing import Final
 
 from gateway.config.snapshot import Provider
 from gateway.core.actions import UPSTREAMS_OWN, Advice
@@ -17,24 +18,24 @@ from gateway.core.message import HOP_BY_HOP, Header, RequestHead, ResponseHead, 
 from gateway.core.record import ExchangeRecord, trail
 from gateway.errors import Reason
 
-CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key"})
+CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key"})
 """Wherever the dialects carry keys."""
-CLIENTS_OWN = CREDENTIALS | {b"openai-organization", b"openai-project", b"cookie"}
+CLIENTS_OWN: Final = CREDENTIALS | {b"openai-organization", b"openai-project", b"cookie"}
 """What belongs to a client's own account: meaningless or harmful beside another key (laws 11 and 12)."""
-_HANDSHAKE = frozenset(b"sec-websocket-" + name for name in (b"accept", b"extensions", b"key", b"protocol", b"version"))
+_HANDSHAKE: Final = frozenset(b"sec-websocket-" + name for name in (b"accept", b"extensions", b"key", b"protocol", b"version"))
 """Of an upgrade that did not happen; browsers put the key into the protocol's name."""
-_FRAMING = HOP_BY_HOP | _HANDSHAKE | {b"host", b"content-length", b"expect"}
-_DROPPED = {
+_FRAMING: Final = HOP_BY_HOP | _HANDSHAKE | {b"host", b"content-length", b"expect"}
+_DROPPED: Final = {
     (own_account, identity): _FRAMING | (CLIENTS_OWN if own_account else set()) | ({b"accept-encoding"} if identity else set())
     for own_account in (False, True)
     for identity in (False, True)
 }
-_NONE = Reason.NONE
+_NONE: Final = Reason.NONE
 """Python 3.11 is slow to find an enumeration's members."""
-_ADVICE = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
-_ANSWER = HOP_BY_HOP | {b"content-length"}
-_ANSWER_ADVISED = _ANSWER | _ADVICE
-_ANSWER_DELAYED = _ANSWER | (_ADVICE - {b"x-should-retry"})
+_ADVICE: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_ANSWER: Final = HOP_BY_HOP | {b"content-length"}
+_ANSWER_ADVISED: Final = _ANSWER | _ADVICE
+_ANSWER_DELAYED: Final = _ANSWER | (_ADVICE - {b"x-should-retry"})
 
 
 def upstream_head(
@@ -142,10 +143,10 @@ def _printable(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii").translate(_CONTROL)
 
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
-SHORTEST_KEY = 16
+SHORTEST_KEY: Final = 16
 """Shorter ones are words such as `none` and `EMPTY`, which a server without keys is given, and which answers may well contain."""
 
 

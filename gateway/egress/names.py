@@ -11,23 +11,24 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from aiohappyeyeballs import AddrInfoType
 
 Resolver = Callable[[str, int], Awaitable[list[AddrInfoType]]]
 """Looks a name up like `getaddrinfo`; raises OSError (`socket.gaierror`) when it cannot."""
 
-FRESH_S = 30.0
+FRESH_S: Final = 30.0
 """An answer is used without asking again."""
-GRACE_S = 30.0
+GRACE_S: Final = 30.0
 """After that, used at once while a new one is fetched in the background."""
-PATIENCE_S = 1.0
+PATIENCE_S: Final = 1.0
 """An older answer is used when the resolver has not answered within this time, or failed."""
-STALE_S = 24 * 3600.0
+STALE_S: Final = 24 * 3600.0
 """Nothing older is used; RFC 8767 section 5 suggests one to three days at most."""
-RECHECK_S = 1.0
+RECHECK_S: Final = 1.0
 """A failure is believed for this long before the resolver is asked again."""
-DEMOTED_S = 60.0
+DEMOTED_S: Final = 60.0
 """An address that did not connect is tried last for this long."""
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.config.snapshot import Origin
 from gateway.core.verdicts import IOFault
@@ -20,7 +21,7 @@ from gateway.egress.dial import Dial, DialFault, Proxy, Trust, endpoint
 from gateway.egress.names import Names, Resolver
 from gateway.egress.upstream import Receiver
 
-SWEEP_S = 5.0
+SWEEP_S: Final = 5.0
 """How often idle connections are looked over."""
 
 

@@ -6,6 +6,8 @@ where a stream may have to be resumed, the question for its usage. Separate from
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.config.snapshot import Provider
 from gateway.core.accounts import Account
 from gateway.core.attempt import Attempt
@@ -17,7 +19,7 @@ from gateway.dialects.usage_chunk import ask_for_usage
 from gateway.egress.body import RequestBody
 from gateway.egress.heads import upstream_head
 
-REMEMBERED = 16
+REMEMBERED: Final = 16
 """Rendered heads kept with one client head: as many as it has targets."""
 
 

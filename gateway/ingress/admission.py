@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Final
 
 from gateway.config.snapshot import Client, Snapshot
 from gateway.core.accounts import Account
@@ -49,13 +50,13 @@ from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason, Refused
 from gateway.ingress.callers import Callers, client_key, patience, priority_of
 
-SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 section 9.2.1."""
-LONGEST_MODEL = 256
-LONGEST_ID = 128
-LONGEST_TIMEOUT = 32
+LONGEST_MODEL: Final = 256
+LONGEST_ID: Final = 128
+LONGEST_TIMEOUT: Final = 32
 """What a client sends beyond this as its SDK's timeout is none, and is not remembered."""
-FORGIVEN_S = 60.0
+FORGIVEN_S: Final = 60.0
 """Whom its own limit keeps out for longer is not told to come back: no SDK should wait that long."""
 
 
@@ -99,7 +100,7 @@ class Admission:
         for intake in tuple(self.active):
             intake.drain()
 
-    def _request_id(self, fields: Mapping[bytes, bytes]) -> str:
+    def _request_id(self, fields: dict[bytes, bytes]) -> str:
         inbound = fields.get(b"x-request-id")
         if inbound is not None and 0 < len(inbound) <= LONGEST_ID and inbound.isascii():
             text = inbound.decode("ascii")
@@ -137,7 +138,7 @@ class Intake:
         router: Router,
         callers: Callers,
         head: RequestHead,
-        fields: Mapping[bytes, bytes],
+        fields: dict[bytes, bytes],
         record: ExchangeRecord,
         sink: Sink,
     ) -> None:

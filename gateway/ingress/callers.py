@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -22,14 +21,15 @@ from gateway.errors import Reason, Refused
 KEY_HEADERS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
 SUBPROTOCOL: Final = b"openai-insecure-api-key."
 """Browsers cannot set headers on a WebSocket, so that OpenAI's SDK offers the key as one of its subprotocols."""
-MARGIN_SHARE, MARGIN_S = 0.05, 1.0
+MARGIN_SHARE: Final = 0.05
+MARGIN_S: Final = 1.0
 """We answer this much before an SDK's read timeout, whichever is less, so that it hears us."""
 
-_DURATION = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
-_UNITS = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
-_PRIORITIES = {priority.label.encode(): priority for priority in Priority}
-_STANDARD = Priority.STANDARD
-_FOUND_BY = 8
+_DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
+_UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, None: 1.0}
+_PRIORITIES: Final = {priority.label.encode(): priority for priority in Priority}
+_STANDARD: Final = Priority.STANDARD
+_FOUND_BY: Final = 8
 """Bytes of a digest."""
 
 
@@ -45,7 +45,7 @@ class Callers:
         found = ((client.name, registry.account(client.plan, now)) for client in clients or ())
         self._accounts = {name: account for name, account in found if account is not None}
 
-    def authenticate(self, fields: Mapping[bytes, bytes]) -> Client | None:
+    def authenticate(self, fields: dict[bytes, bytes]) -> Client | None:
         """Return the calling client, None where no `clients` are set; raises Refused for a stranger."""
         if self._clients is None:
             return None
@@ -62,7 +62,7 @@ class Callers:
         return None if client is None else self._accounts.get(client.name)
 
 
-def client_key(fields: Mapping[bytes, bytes]) -> bytes | None:
+def client_key(fields: dict[bytes, bytes]) -> bytes | None:
     """Return the key a client presents, from whichever header its SDK uses; None where there is none."""
     for name in KEY_HEADERS:
         value = fields.get(name)

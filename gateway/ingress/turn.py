@@ -27,9 +27,11 @@ _STATUS_LINES: Final = {
 }
 _CLOSE: Final = b"connection: close\r\n"
 _KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
-_SANE_ID = re.compile(rb"[!-~]{1,128}")
+_SANE_ID: Final = re.compile(rb"[!-~]{1,128}")
 
-_CHUNKED, _UNTIL_CLOSE, _NO_BODY = -1, -2, -3
+_CHUNKED: Final = -1
+_UNTIL_CLOSE: Final = -2
+_NO_BODY: Final = -3
 
 
 class Wire(Protocol):

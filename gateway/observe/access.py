@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,7 +19,7 @@ from gateway.observe.hedges import summary
 from gateway.observe.table import PRIORITIES
 from gateway.observe.writer import LineWriter
 
-PATH_CHARS = 512
+PATH_CHARS: Final = 512
 """Longer paths are cut: ten thousand lines wait in memory while a reader stalls, and a path may be as long as a head."""
 
 

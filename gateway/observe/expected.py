@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import islice, product
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gateway.config.snapshot import Client, Snapshot
 from gateway.core.plan import Priority, Route, Target
@@ -21,22 +21,23 @@ from gateway.observe.gauges import ANY_MODEL
 from gateway.observe.hedges import RESULTS
 from gateway.observe.table import PRIORITIES
 
-TOKEN_TYPES = ("input", "output")
-BREAKER_STATES = ("closed", "open", "half_open")
-IO_CODES = frozenset(map(str, IOFault))
+TOKEN_TYPES: Final = ("input", "output")
+BREAKER_STATES: Final = ("closed", "open", "half_open")
+IO_CODES: Final = frozenset(map(str, IOFault))
 
-_COUNTERS = 2_000
+_COUNTERS: Final = 2_000
 """Label sets that one configuration may create ahead, per counter."""
-_HISTOGRAMS = _COUNTERS // 10
+_HISTOGRAMS: Final = _COUNTERS // 10
 """The same per histogram, each of whose label sets is some twenty samples."""
 
-_USUAL_KINDS = (str(Kind.FIRST), str(Kind.FAILOVER), str(Kind.RETRY))
-_HEDGE, _RESUME = str(Kind.HEDGE), str(Kind.RESUME)
-_USUAL_CODES = (*map(str, (200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)), *sorted(IO_CODES))
-_GIVEN_CODES = tuple(map(str, (429, 503, 504, 500, 502, 400, 401, 403, 404, 413, 422, 529)))
-_UNROUTED_CODES = tuple(map(str, (400, 401, 404, 408, 413, 503)))
-_VERDICTS = ("ok", *map(str, Fault), "cancelled")
-_USUAL_ENDS: tuple[tuple[Ending, Reason], ...] = (
+_USUAL_KINDS: Final = (str(Kind.FIRST), str(Kind.FAILOVER), str(Kind.RETRY))
+_HEDGE: Final = str(Kind.HEDGE)
+_RESUME: Final = str(Kind.RESUME)
+_USUAL_CODES: Final = (*map(str, (200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)), *sorted(IO_CODES))
+_GIVEN_CODES: Final = tuple(map(str, (429, 503, 504, 500, 502, 400, 401, 403, 404, 413, 422, 529)))
+_UNROUTED_CODES: Final = tuple(map(str, (400, 401, 404, 408, 413, 503)))
+_VERDICTS: Final = ("ok", *map(str, Fault), "cancelled")
+_USUAL_ENDS: Final[tuple[tuple[Ending, Reason], ...]] = (
     (Ending.OK, Reason.NONE),
     (Ending.CALLER_ERROR, Reason.CALLER),
     (Ending.CLIENT_GONE, Reason.CLIENT_GONE),
@@ -54,7 +55,7 @@ _USUAL_ENDS: tuple[tuple[Ending, Reason], ...] = (
     (Ending.REFUSED, Reason.SHED),
     (Ending.REFUSED, Reason.THROTTLED),
 )
-_UNROUTED_REFUSALS = (
+_UNROUTED_REFUSALS: Final = (
     Reason.BAD_REQUEST,
     Reason.BODY_TOO_LARGE,
     Reason.CONNECTION_LIMIT,
@@ -63,7 +64,7 @@ _UNROUTED_REFUSALS = (
     Reason.REQUEST_TIMEOUT,
     Reason.UNKNOWN_CLIENT,
 )
-_SHEDS = (str(Reason.QUEUE_FULL), str(Reason.SHED))
+_SHEDS: Final = (str(Reason.QUEUE_FULL), str(Reason.SHED))
 
 Expected = tuple[str, tuple[str, ...]]
 """A metric's name and the label values of one of its cells, in the order of the table."""

@@ -8,13 +8,13 @@ share. Separate from `metrics`, whose cells are moved by events.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.observe.limits import Total
 from gateway.observe.series import gauge_text
 from gateway.observe.table import PRIORITIES, TABLE
 
-ANY_MODEL = "*"
+ANY_MODEL: Final = "*"
 
 
 class State(Protocol):

@@ -7,16 +7,20 @@ was billed for is known to nobody here, so that it is estimated apart from the t
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.record import AttemptRecord, ExchangeRecord, Kind
 
-WON, LOST, FAILED = "won", "lost", "failed"
-RESULTS = (WON, LOST, FAILED, "no_target", "no_budget")
+WON: Final = "won"
+LOST: Final = "lost"
+FAILED: Final = "failed"
+RESULTS: Final = (WON, LOST, FAILED, "no_target", "no_budget")
 """How a hedge ended, or why one that was due was not sent (`ExchangeRecord.hedge_skipped`)."""
 
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN: Final = 4
 """English text in OpenAI's vocabularies; JSON around it and other languages move this by half either way."""
 
-_CANCELLED = "cancelled"
+_CANCELLED: Final = "cancelled"
 
 
 def results(record: ExchangeRecord) -> list[str]:

@@ -9,14 +9,16 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.core.bucket import NEVER, Source
 from gateway.core.gate import Gate
 from gateway.core.plan import ProviderPlan, QuotaPlan, Resource
 from gateway.core.quota import Quota
 
-_CONCURRENT, _CONFIGURED, _LEARNED = Resource.CONCURRENT, Source.CONFIGURED, Source.LEARNED
+_CONCURRENT: Final = Resource.CONCURRENT
+_CONFIGURED: Final = Source.CONFIGURED
+_LEARNED: Final = Source.LEARNED
 
 
 class Limit(NamedTuple):

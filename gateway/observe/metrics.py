@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 
@@ -28,9 +28,9 @@ from gateway.observe.gauges import State, bounded, gauges
 from gateway.observe.series import CONTENT_TYPE, Count, Counts, Spread, Spreads, gauge_text
 from gateway.observe.table import PRIORITIES, TABLE
 
-RELOAD_RESULTS = ("ok", "rejected")
+RELOAD_RESULTS: Final = ("ok", "rejected")
 
-_BOUND = 10_000
+_BOUND: Final = 10_000
 """Sets of cells remembered per kind of event; forgotten together when there are more."""
 
 

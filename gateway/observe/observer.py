@@ -9,17 +9,18 @@ without how it is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from gateway.core.record import AttemptRecord, Ending, ExchangeRecord
 from gateway.observe.access import AccessLog
 from gateway.observe.hedges import results, wasted
 from gateway.observe.metrics import Metrics
 
-ERROR = 400
+ERROR: Final = 400
 """Statuses from here on say that a request did not succeed (RFC 9110, section 15)."""
 
-_BROKEN = "stream_broken"
-_OK = "ok"
+_BROKEN: Final = "stream_broken"
+_OK: Final = "ok"
 
 
 class Observer:

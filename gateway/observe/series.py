@@ -16,15 +16,15 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The classic Prometheus text exposition format, understood by every Prometheus since 0.4 and by all compatible agents."""
 
-SERIES_LIMIT = 10_000
+SERIES_LIMIT: Final = 10_000
 """Label sets of one metric; a histogram gets a tenth of it, because each of its label sets is some twenty samples."""
 
-OVERFLOW = "*"
+OVERFLOW: Final = "*"
 
 
 class Shape(StrEnum):

@@ -7,28 +7,32 @@ stands here.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.plan import Priority
 from gateway.observe.series import Shape, Spec
 
-LATENCY_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
+LATENCY_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
 """OpenTelemetry's advised buckets for model calls, and two more: answers of minutes are ordinary here."""
 
-OVERHEAD_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+OVERHEAD_S: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
-LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-QUEUE_S = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+QUEUE_S: Final = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Waiting is bounded by `queue.wait`, 10 s unless the configuration says otherwise, and by clients' patience."""
 
-RATIO = (0.25, 0.4, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 2.5, 4.0)
+RATIO: Final = (0.25, 0.4, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 2.5, 4.0)
 """Too little and too much by the same factor are as bad, so that the bounds are the same on both sides of 1."""
 
-PRIORITIES = tuple(priority.label for priority in Priority)
+PRIORITIES: Final = tuple(priority.label for priority in Priority)
 """Label values, found by `Priority`: a property would be called for every log line."""
 
-_COUNTER, _GAUGE, _HISTOGRAM = Shape.COUNTER, Shape.GAUGE, Shape.HISTOGRAM
+_COUNTER: Final = Shape.COUNTER
+_GAUGE: Final = Shape.GAUGE
+_HISTOGRAM: Final = Shape.HISTOGRAM
 
-TABLE: dict[str, Spec] = {
+TABLE: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in (
         Spec(

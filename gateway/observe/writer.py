@@ -13,8 +13,9 @@ import os
 import select
 import threading
 from collections import deque
+from typing import Final
 
-BATCH_BYTES = 64 * 1024
+BATCH_BYTES: Final = 64 * 1024
 """One write; the size of a pipe's buffer on Linux."""
 
 

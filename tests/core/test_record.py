@@ -22,6 +22,10 @@ def attempt(provider, verdict, started, ended):
             "openai:server_error/0.42s, azure:ok/0.81s",
         ),
         ([attempt("openai", "", 10.0, 0.0)], "openai:waiting/2.00s"),
+        ([attempt("openai", "ok", 10.0, 10.004)], "openai:ok/0.00s"),
+        ([attempt("openai", "ok", 10.0, 10.996)], "openai:ok/1.00s"),
+        ([attempt("openai", "ok", 10.0, 610.05)], "openai:ok/600.05s"),
+        ([attempt("openai", "ok", 10.0, 9.9)], "openai:ok/0.00s"),
     ],
 )
 def test_the_trail_names_each_attempt_its_verdict_and_its_seconds(attempts, text):
