@@ -304,6 +304,7 @@ def test_one_request_probes_all_that_is_over_on_its_way(key):
     assert [usable_in(key, NOW, model) for model in ("m", "other")] == [0.0, 0.0]
 
 
+@pytest.mark.interpreted
 def test_holds_are_bounded_for_clients_choose_the_names(key, monkeypatch):
     monkeypatch.setattr(module, "MAX_HELD", 3)
     for hold in (lambda model, s: key.park(NOW, model, s), lambda model, _: key.bench(NOW, model)):

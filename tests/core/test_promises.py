@@ -118,6 +118,7 @@ def test_one_that_takes_longer_than_the_horizon_has_it_to_itself():
     assert give(kept, "b", now=NOW + 5, requests_per_s=1.0) == 1.0 + HORIZON_S - 5
 
 
+@pytest.mark.interpreted
 def test_so_many_are_kept_and_no_more(monkeypatch):
     monkeypatch.setattr(promises, "MOST", 3)
     kept = Promises()

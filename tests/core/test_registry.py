@@ -36,6 +36,7 @@ def test_a_provider_counts_its_benched_keys(registry):
     assert [state.benched(NOW), state.benched(NOW + 60.0)] == [1, 0]
 
 
+@pytest.mark.interpreted
 def test_passed_through_keys_have_state_of_their_own_bounded_by_use(registry, monkeypatch):
     monkeypatch.setattr(module, "MAX_FOREIGN", 2)
     registry.adopt([provider(keys=())], NOW)
@@ -93,6 +94,7 @@ def test_a_reload_gives_gates_their_new_limits_and_keeps_what_is_in_them(registr
     assert [gate.quota(NOW, "key-1").inflight for gate in (group, model)] == [1, 1]
 
 
+@pytest.mark.interpreted
 def test_gates_nobody_is_at_are_forgotten_by_use_and_the_others_never(registry, monkeypatch):
     monkeypatch.setattr(module, "MAX_GATES", 8)
     registry.adopt([provider()], NOW)
@@ -196,6 +198,7 @@ def test_a_registry_needs_no_audience():
     assert registry.providers["a"].breaker.share(NOW) == 0.0
 
 
+@pytest.mark.interpreted
 def test_made_up_model_names_do_not_push_out_the_targets_in_use(registry, monkeypatch):
     monkeypatch.setattr(module, "MAX_TARGETS", 16)
     registry.adopt([provider()], NOW)

@@ -125,6 +125,7 @@ def test_an_answer_is_remembered_and_so_is_that_there_is_none():
     assert routes.find(CHAT, Family.CHAT, "nope", "") is routes.find(CHAT, Family.CHAT, "nope", "") is None
 
 
+@pytest.mark.interpreted
 def test_what_is_remembered_is_bounded_and_forgetting_changes_no_answer(monkeypatch):
     monkeypatch.setattr(module, "MAX_REMEMBERED", 8)
     routes = router(route("chat", models=("gpt-*",)))
