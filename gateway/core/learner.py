@@ -8,7 +8,7 @@ faster and faster beyond it, until the next refusal tells where the limit stands
 the lesson fades. The surer the estimate, the longer that takes: a refusal in so many requests is the price of knowing.
 
 A refusal that does not say what it is about may be about requests or tokens. One of them is paced as measured, the other with room
-to spare, and they change places when the next refusal comes too soon, or when less got through than the other way round.
+to spare, and they change places when the next refusal comes too soon, or when clearly less got through than the other way round.
 
 Nothing is learned from a refusal that left quota, nothing from requests that had left before the last lesson (one 429 that hits
 fifty requests under way is one lesson), and nothing where nothing gets through at all. Never from latency: long answers take long.
@@ -51,6 +51,8 @@ DOUBT: Final = 2.0
 """How quickly doubt grows with their distance: where the least is half of the most, nothing is sure."""
 SPARE: Final = 1.5
 """Room for the resource that a refusal is taken not to be about."""
+CLEARLY: Final = 1.1
+"""So many times what got through must have got through the other way round, to be no accident of sizes."""
 EARLY: Final = 0.5
 """A refusal before this share of the curve comes too soon."""
 SAMPLE_S: Final = 0.25
@@ -214,7 +216,7 @@ class Learner:
         per_s = 0.0 if mark is None else through / (sent.at - mark.at)
         if 0.0 < (per_s or self._recent(sent, _REQUESTS, 0)) < SELDOM_PER_S:
             return ()
-        suspect = self._suspected(now, known, per_s) if len(known) > 1 else None
+        suspect = self._suspected(now, known, per_s, sure=through >= ENOUGH_REQUESTS) if len(known) > 1 else None
         sure_s = min(CURVE_REQUESTS / (per_s or self._recent(sent, _REQUESTS, 0) or 1.0), LONGEST_CURVE_S)
         taught = []
         for resource, known_per_s in known.items():
@@ -243,15 +245,19 @@ class Learner:
         refused = self._refused.requests - sum(number > sent for number in self._refused_last)
         return sent - mark.requests > refused
 
-    def _suspected(self, now: float, known: Mapping[Resource, float], per_s: float) -> Resource:
+    def _suspected(self, now: float, known: Mapping[Resource, float], per_s: float, *, sure: bool) -> Resource:
         """Return which of two resources the limit is taken to be about; `per_s`: what got through since the last lesson."""
         suspect = self._suspect
         if suspect is None or suspect not in known:
             suspect = next(iter(known))
         elif per_s:
             other = next(resource for resource in known if resource is not suspect)
-            self._worth[suspect] = per_s
-            if self.curve(suspect).early(now) or self._worth.get(other, _INFINITE) > per_s:
+            if sure:
+                self._worth[suspect] = per_s
+            elif suspect in self._worth:
+                # A few large requests in a row say little about the rest.
+                self._worth[suspect] = (self._worth[suspect] + per_s) / 2.0
+            if self.curve(suspect).early(now) or self._worth.get(other, _INFINITE) > CLEARLY * per_s:
                 suspect = other
         self._suspect = suspect
         return suspect

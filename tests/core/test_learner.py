@@ -170,6 +170,20 @@ def test_who_left_before_a_lesson_is_in_its_shadow_and_teaches_nothing():
     assert learner.curve(REQUESTS).value(10.2) == rate
 
 
+def test_a_few_requests_in_a_row_do_not_say_for_long_what_a_refusal_was_about():
+    learner, sent, now, suspects = Learner(0.0), Tally(0.0), 0.0, []
+    # More got through when tokens were suspected; then came sixteen at half that rate.
+    for count, per_s in [(100, 10.0), (500, 5.0), (800, 8.0), (16, 4.0), (500, 5.0), (800, 8.0)]:
+        for _ in range(count):
+            now += 1.0 / per_s
+            learner.watch(now, sent)
+            sent = sent.plus(now, 100.0, 0.0)
+        learner.refused(now + 0.1, Tally(0.0, 1, 100.0), sent, {REQUESTS: per_s, TOKENS: 100.0 * per_s})
+        suspects.append(learner._suspect)
+        now += 0.1
+    assert suspects == [REQUESTS, TOKENS, TOKENS, REQUESTS, TOKENS, TOKENS]
+
+
 def test_a_refusal_is_remembered_for_five_minutes():
     learner = Learner(0.0)
     assert not learner.remembers(0.0)
