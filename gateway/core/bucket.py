@@ -78,7 +78,7 @@ class Bucket:
         self.interval_s = plan.period_s / plan.amount
         """What one of its resource takes."""
         self.arrival = now
-        """Theoretical arrival time: when it will be full. `quota` reckons with it and the interval itself where that is all."""
+        """Theoretical arrival time: when it will be full."""
 
     @property
     def per_s(self) -> float:

@@ -212,14 +212,9 @@ class Quota:
                 self._take_stock()
         at, amounts = 0.0, cost.amounts
         for bucket in self.buckets:
-            amount = amounts[bucket.number]
-            if bucket.source is _CONFIGURED:
-                # Mostly it is far from being reached, and this is all; as `Bucket.ready_at` would say.
-                if bucket.arrival - now <= (bucket.burst - amount) * bucket.interval_s:
-                    continue
-            elif self._changed(now, bucket):
+            if bucket.source is not _CONFIGURED and self._changed(now, bucket):
                 return self.ready_at(now, cost)
-            at = max(at, bucket.ready_at(amount))
+            at = max(at, bucket.ready_at(amounts[bucket.number]))
         return at
 
     def reserve(self, now: float, cost: Cost) -> Reservation:
@@ -234,9 +229,7 @@ class Quota:
             self.output += cost.output
         amounts = cost.amounts
         for bucket in self.buckets:
-            # As `Bucket.take`, for every request.
-            arrival = bucket.arrival
-            bucket.arrival = (max(now, arrival)) + amounts[bucket.number] * bucket.interval_s
+            bucket.take(now, amounts[bucket.number])
         return Reservation(self, now, cost, self._arrived)
 
     def _look_back(self, now: float) -> None:

@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         self._expect_body()
 
     def _is_at(self, turn: Turn) -> bool:
-        """Whether this exchange is still the one under way."""
+        """Whether this exchange is still the one under way, which a call may have ended that only began it."""
         return self._turn is turn
 
     def _take_body(self) -> bool:

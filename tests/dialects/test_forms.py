@@ -79,6 +79,11 @@ def test_the_field_s_name_is_found_in_any_spelling(head):
     assert read_multipart(b"--xYz\r\n" + head + b"\r\n\r\nm\r\n" + END, TYPE).model == "m"
 
 
+def test_a_name_that_is_a_lone_quote_is_some_name():
+    facts = read_multipart(b'--xYz\r\nContent-Disposition: form-data; name="\r\n\r\nm\r\n' + END, TYPE)
+    assert (facts.valid, facts.model) == (True, None)
+
+
 @pytest.mark.parametrize(
     "body",
     [
