@@ -67,7 +67,7 @@ class Gateway:
         )
         self._admission = Admission(surroundings, self._registry, chance, f"gw-{secrets.token_hex(5)}-")
         self._server = Server(self._admission, self._snapshot.server, self._loop)
-        self._admin = AdminServer(self)
+        self._admin = AdminServer(self, self._loop)
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
         self.host, self.port, self.admin_port = "", 0, 0
