@@ -54,11 +54,15 @@ class Spec:
 def _escaped(value: str) -> str:
     # A label value may hold any text; the format escapes exactly these three. Lone surrogates have no UTF-8 form.
     value = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return value.encode("utf-8", "replace").decode("utf-8")
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _line(name: str, labels: Iterable[tuple[str, str]]) -> str:
-    inside = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels)
+def _inside(labels: Iterable[tuple[str, str]]) -> str:
+    """Return what stands between a sample's braces."""
+    return ",".join([f'{label}="{_escaped(value)}"' for label, value in labels])
+
+
+def _line(name: str, inside: str) -> str:
     return f"{name}{{{inside}}} " if inside else f"{name} "
 
 
@@ -157,7 +161,7 @@ class Counts(Series[Count]):
     """A counter, or a gauge that is moved rather than read."""
 
     def _new(self, labels: list[tuple[str, str]]) -> Count:
-        return Count(_line(self.spec.name, labels))
+        return Count(_line(self.spec.name, _inside(labels)))
 
 
 class Spreads(Series[Spread]):
@@ -167,10 +171,10 @@ class Spreads(Series[Spread]):
         super().__init__(spec, limit)
 
     def _new(self, labels: list[tuple[str, str]]) -> Spread:
-        name, bounds = self.spec.name, self.spec.bounds
-        edges = [*map(repr, bounds), "+Inf"]
-        buckets = [_line(f"{name}_bucket", [*labels, ("le", edge)]) for edge in edges]
-        return Spread(bounds, buckets, _line(f"{name}_sum", labels), _line(f"{name}_count", labels))
+        name, bounds, inside = self.spec.name, self.spec.bounds, _inside(labels)
+        before = f"{inside}," if inside else ""
+        buckets = [_line(f"{name}_bucket", f'{before}le="{edge}"') for edge in (*map(repr, bounds), "+Inf")]
+        return Spread(bounds, buckets, _line(f"{name}_sum", inside), _line(f"{name}_count", inside))
 
 
 def gauge_text(spec: Spec, rows: Iterable[tuple[tuple[str, ...], float]]) -> str:
@@ -180,5 +184,7 @@ def gauge_text(spec: Spec, rows: Iterable[tuple[tuple[str, ...], float]]) -> str
         known = least.get(values)
         if known is None or value < known:
             least[values] = value
-    lines = [f"{_line(spec.name, zip(spec.labels, values, strict=True))}{_number(value)}\n" for values, value in least.items()]
+    lines = [
+        f"{_line(spec.name, _inside(zip(spec.labels, values, strict=True)))}{_number(value)}\n" for values, value in least.items()
+    ]
     return spec.preamble() + "".join(lines)

@@ -184,6 +184,31 @@ def test_a_few_requests_in_a_row_do_not_say_for_long_what_a_refusal_was_about():
     assert suspects == [REQUESTS, TOKENS, TOKENS, REQUESTS, TOKENS, TOKENS]
 
 
+def test_where_nothing_was_measured_the_suspect_stays():
+    learner, sent, now = Learner(0.0), Tally(0.0), 0.0
+    for pause_s in (0.0, MEMORY_S):
+        now += pause_s
+        for _ in range(100):
+            now += 0.1
+            learner.watch(now, sent)
+            sent = sent.plus(now, 100.0, 0.0)
+        assert learner.refused(now + 0.1, Tally(0.0, 1, 100.0), sent, {REQUESTS: 0.0, TOKENS: 0.0})
+        assert learner._suspect is REQUESTS
+
+
+def test_what_got_through_is_believed_over_what_was_known_before():
+    learner, sent, now = Learner(0.0), Tally(0.0), 0.0
+    for count, per_s in [(100, 10.0), (600, 20.0)]:
+        for _ in range(count):
+            now += 1.0 / per_s
+            learner.watch(now, sent)
+            sent = sent.plus(now, 100.0, 0.0)
+        learner.refused(now + 0.1, ONE, sent, {REQUESTS: 5.0})
+        now += 0.1
+    # A provider that let 20/s through for half a minute is not held to the 5/s that were known.
+    assert learner.curve(REQUESTS).value(now) == pytest.approx(CUT * 20.0, rel=0.02)
+
+
 def test_a_refusal_is_remembered_for_five_minutes():
     learner = Learner(0.0)
     assert not learner.remembers(0.0)
