@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from gateway.ingress.callers import MARGIN_S, MARGIN_SHARE
@@ -50,11 +51,13 @@ class Said:
 
 def without_comments(body: bytes) -> bytes:
     """Return what a client's SDK reads of a stream: nothing that the gateway put between the events."""
-    return SEAM.sub(b"", body.replace(KEEP_ALIVE, b""))
+    plain = body.replace(KEEP_ALIVE, b"")
+    return SEAM.sub(b"", plain) if b": gateway resumed" in plain else plain
 
 
+@lru_cache(maxsize=1024)
 def said(body: bytes) -> Said:
-    """Read the whole events of a stream."""
+    """Read the whole events of a stream; what was read is remembered, and not to be changed."""
     found = Said()
     for event in body[: body.rfind(b"\n\n") + 2].split(b"\n\n"):
         data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))

@@ -6,12 +6,13 @@ from these. A request is weighed when it arrives, which is a jittered moment aft
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from tests.sim.answers import JSON, Lines
 from tests.sim.clock import BEGIN_S
@@ -122,7 +123,7 @@ class LimitedProvider(SimulatedProvider):
         yield Step(dice.uniform(*TRANSIT_S), "connect")
         # It is here: whoever performs the steps asks for the next one now, and not before.
         now = desk.loop.time()
-        document = json.loads(body)
+        document = orjson.loads(body)
         prompt = round(sum(len(turn["content"]) for turn in document["messages"]) / CHARS_PER_TOKEN * dice.uniform(*AROUND)) or 1
         most = document["max_tokens"]
         entry = Entry(now - BEGIN_S, visit.client, _owner(visit.client), True, prompt + most)
@@ -146,7 +147,7 @@ class LimitedProvider(SimulatedProvider):
         told = self._stated(now)
         made = max(1, round(most * dice.betavariate(2.0, 3.0)))
         visit.good = True
-        text = json.dumps(_completion(visit.tag, prompt, made)).encode()
+        text = orjson.dumps(_completion(visit.tag, prompt, made))
         yield Step(dice.uniform(*self.latency_s), "head", head=_head(200, (*JSON, *told), len(text)))
         yield Step(back_s, "data", chunk=text, whole=True, lives=True)
         entry.used = prompt + made
@@ -159,7 +160,7 @@ class LimitedProvider(SimulatedProvider):
 
     def _refuse(self, now: float, back_s: float, lines: Lines, sentence: str, kind: str) -> Iterator[Step]:
         error = {"message": sentence, "type": kind, "param": None, "code": "rate_limit_exceeded"}
-        body = json.dumps({"error": error}).encode()
+        body = orjson.dumps({"error": error})
         yield Step(back_s, "head", head=_head(429, (*JSON, *lines, *self._stated(now)), len(body)))
         yield Step(0.0, "data", chunk=body)
         yield Step(0.0, "end")

@@ -7,9 +7,10 @@ told not to does not. Named `owner:number`, and `owner:number/2` on the second r
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable
+
+import orjson
 
 from tests.sim.client import Client, Errand
 from tests.sim.clock import BEGIN_S
@@ -50,7 +51,7 @@ def arrivals(seed: int, flow: Flow, seconds: float) -> list[Errand]:
         lines = [(b"authorization", b"Bearer %b" % key_of(flow.owner).encode()), (b"content-type", b"application/json")]
         if flow.patience_s is not None:
             lines.append((b"x-gateway-timeout", b"%.3f" % dice.uniform(*flow.patience_s)))
-        body = json.dumps(document, separators=(",", ":")).encode()
+        body = orjson.dumps(document)
         errands.append(
             Errand(
                 f"{flow.owner}:{len(errands)}",
