@@ -7,9 +7,10 @@
 
 One driver carries the actions out (`egress.driver`); chunks of bodies never come here. Every event takes `now`, in the loop's
 monotonic seconds, and returns the actions to perform, in order. `wake_at` says when `timer` wants to be called next; calling it
-early is harmless. Where the next attempt goes is `core.placement`'s half, what a failure means is `core.lessons`', what the client
-hears in the end is `core.farewell`'s. Retry, failover, hedge, breakers, budget and patience share one deadline and one commit
-point, which is why they are one machine and not a tower of middlewares.
+early is harmless. Where the next attempt goes is `core.placement`'s half, how it begins `core.launch`'s, whether another joins it
+`core.race`'s; what a failure means is `core.lessons`', what the client hears in the end is `core.farewell`'s. Retry, failover,
+hedge, breakers, budget and patience share one deadline and one commit point, which is why they are one machine and not a tower of
+middlewares.
 """
 
 from __future__ import annotations
@@ -35,31 +36,26 @@ from gateway.core.actions import (
 )
 from gateway.core.attempt import Ask, Attempt
 from gateway.core.balance import order
-from gateway.core.bucket import FREE, NEVER, Cost
+from gateway.core.bucket import NEVER, Cost
 from gateway.core.farewell import Farewell
-from gateway.core.hedge import hedge_delay
+from gateway.core.launch import launch
 from gateway.core.lessons import Lessons, fault_of
 from gateway.core.limits import Stated
-from gateway.core.placement import Chance, Go, Placement, Queued, Stuck, Wait
-from gateway.core.plan import Balance, Learned, Prefill
+from gateway.core.placement import Chance, Placement
+from gateway.core.plan import Balance, Prefill
 from gateway.core.quota import Reservation
+from gateway.core.race import Race
 from gateway.core.record import Ending, ExchangeRecord, Kind
 from gateway.core.standing import LOOK_S, Standing
+from gateway.core.steps import Go, Queued, Stuck, Wait
 from gateway.core.turns import Turn
 from gateway.core.verdicts import OK, Fault, IOFault, Scope, Verdict
 from gateway.errors import Reason
 
-PROBE_LIMIT_S: Final = 10.0
-"""A half-open breaker's probe has no longer to begin its stream where another target could have served."""
-PROBE_ANSWER_S: Final = 60.0
-"""And no longer than this for a whole answer without a stream, which healthy providers may take longer for."""
-
-_FIRST: Final = Kind.FIRST
 _HEDGE: Final = Kind.HEDGE
 _OK: Final = Ending.OK
 _NONE: Final = Reason.NONE
 _ORDERED: Final = Balance.ORDERED
-_FASTEST: Final = Balance.FASTEST
 """Python 3.11 is slow to find an enumeration's members."""
 
 
@@ -74,13 +70,12 @@ class Exchange:
         "_due",
         "_early",
         "_farewell",
-        "_hedge_at",
-        "_hedges",
         "_held",
         "_held_until",
         "_lessons",
         "_live",
         "_placement",
+        "_race",
         "_standing",
         "_streams",
         "done",
@@ -105,8 +100,9 @@ class Exchange:
         self._lessons = Lessons(ask, placement)
         self._farewell: Farewell | None = None
         """Made when something fails, which most exchanges never see."""
-        self._live: list[Attempt] = []
-        """Under way, in the order of their sending; more than one only while a hedge runs, and none besides the one committed."""
+        self._race = Race(ask, placement, record)
+        self._live = self._race.live
+        """The attempts under way: the race's own list, which every event looks at."""
         self._due: Wait | None = None
         """An attempt decided on and waiting for its time."""
         self._standing: Standing | None = None
@@ -119,8 +115,6 @@ class Exchange:
         self._held: Attempt | None = None
         """Its content is there, and held back until `_held_until`."""
         self._held_until = NEVER
-        self._hedge_at = NEVER
-        self._hedges = 0
         self._comforted_at = 0.0
         """When the client last got a comment."""
 
@@ -142,8 +136,7 @@ class Exchange:
             self._ask.candidates = order(
                 self._ask.balance, self._ask.candidates, now=now, chance=self._chance, stream=self._ask.stream
             )
-        if self._ask.hedges is not None and self._ask.policy.hedge is not None:
-            self._ask.hedges.deposit(self._ask.policy.hedge.budget)
+        self._race.begin()
         return self._next(now)
 
     def sending(self, now: float, attempt: Attempt) -> None:
@@ -245,7 +238,7 @@ class Exchange:
         if doubted is None:
             farewell.hear(attempt, verdict)
         self._placement.remember(now, attempt.place, verdict, attempt.credential, now - attempt.started_at)
-        self._hedge_at = NEVER
+        self._race.hedge_at = NEVER
         if attempt.kind is _HEDGE and self._live:
             # What a hedge is told is not the last word: it went where the client's request would not have gone.
             return NOTHING
@@ -299,8 +292,9 @@ class Exchange:
         for attempt in self._live:
             if attempt.sent_at and now >= attempt.overdue_at(self._ask.policy.timeouts):
                 return self._cut_short(now, attempt)
-        if now >= self._hedge_at:
-            return self._hedge(now)
+        if now >= self._race.hedge_at:
+            go = self._race.hedge(now)
+            return NOTHING if go is None else self._send(now, go)
         if now >= self._comfort_at():
             return self._comfort(now)
         standing = self._standing
@@ -349,48 +343,12 @@ class Exchange:
             standing.leave(now)
 
     def _send(self, now: float, go: Go) -> Actions:
-        ask, record, place, placement = self._ask, self.record, go.place, self._placement
-        spilled = placement.spilled
-        if spilled is not None:
-            record.spills = [*(record.spills or ()), (spilled.provider.name, spilled.model_label)]
-            placement.spilled = None
-        # One that goes against an open breaker earns no repetition: in a total outage they would pay for each other.
-        if go.kind is _FIRST and go.admitted and not ask.already_retried:
-            place.provider.budget.deposit()
-        permits = (place.state.breaker.admit(now), place.provider.breaker.admit(now))
-        gate = place.gate if ask.foreign_key is None else placement.room.gate(place)
-        quota = gate.quotas.get(go.credential) or gate.quota(now, go.credential)
-        cost = placement.room.cost_at(gate) if quota.counts_tokens else FREE
-        reservation = quota.reserve(now, cost)
-        attempt = Attempt(len(record.attempts) + 1, go.kind, place, go.credential, permits, gate, reservation, now)
-        attempt.estimate = cost.guess
-        gate.pending += 1
-        if gate.throttle.watching:
-            gate.throttle.sent(now)
-        place.state.pending += 1
-        attempt.key = placement.room.credential_state(place, go.credential)
-        if attempt.key is not None and attempt.key.held:
-            attempt.proving = attempt.key.take(now, place.model)
-        timeouts = ask.policy.timeouts
-        learned = timeouts.learned_first_token if ask.stream else timeouts.learned_answer
-        attempt.limit_s = timeouts.first_token_s if ask.stream else timeouts.answer_s
-        if learned is not None:
-            attempt.limit_s = self._learned_limit(now, attempt, learned)
-        if attempt.probe and self._placement.untried(place, now) is not None:
-            attempt.limit_s = min(attempt.limit_s, PROBE_LIMIT_S if ask.stream else PROBE_ANSWER_S)
-        if go.kind is Kind.RESUME and not place.state.prefill_refused:
-            attempt.prefill = place.target.prefill
-        record.attempts.append(attempt)
+        attempt = launch(now, go, self._ask, self._placement, self.record)
         self._live.append(attempt)
-        if ask.hedges is not None and not self._committed and self._lessons.doubted is None:
+        if self._ask.hedges is not None and not self._committed and self._lessons.doubted is None:
             # A second opinion is one, and not a race of two.
-            self._plan_hedge(now, attempt)
+            self._race.plan(now, attempt)
         return (Send(attempt),)
-
-    def _learned_limit(self, now: float, attempt: Attempt, learned: Learned) -> float:
-        history = attempt.place.state.latency.of(self._ask.size, stream=self._ask.stream)
-        usual_s = history.quantile(now, learned.quantile)
-        return attempt.limit_s if usual_s is None else max(learned.floor_s, usual_s * learned.factor)
 
     def _resume(self, now: float, attempt: Attempt, verdict: Verdict) -> Go | None:
         """Return where a stream that broke after its commit goes on, if it may and can."""
@@ -410,52 +368,6 @@ class Exchange:
         go = self._placement.untried(attempt.place, now)
         return None if go is None else Go(go.place, Kind.RESUME, go.credential)
 
-    # -- hedging --------------------------------------------------------------------------------------------------------------
-
-    def _plan_hedge(self, now: float, attempt: Attempt) -> None:
-        """Settle when this attempt has been silent for so long that another one is worth its price."""
-        plan = self._ask.policy.hedge
-        if plan is None or self._hedges >= plan.max:
-            self._hedge_at = NEVER
-            return
-        delay_s = hedge_delay(plan, attempt.place.state.latency.of(self._ask.size, stream=self._ask.stream), now)
-        self._hedge_at = NEVER if delay_s is None else now + delay_s
-
-    def _hedge(self, now: float) -> Actions:
-        """Ask a second target beside the one that is slow, if there is one and the budgets allow it."""
-        self._hedge_at = NEVER
-        ask = self._ask
-        if ask.hedges is None or len(self.record.attempts) >= ask.policy.attempts:
-            return NOTHING
-        go = self._placement.hedge(now, [attempt.place for attempt in self._live])
-        if go is None:
-            self.record.hedge_skipped = "no_target"
-            return NOTHING
-        # The slow one's budget pays: the other one's earns nothing as long as it is nobody's first choice.
-        if ask.hedges.balance < 1.0 or not self._live[0].place.provider.budget.withdraw(now, 1.0) or not ask.hedges.withdraw():
-            self.record.hedge_skipped = "no_budget"
-            return NOTHING
-        self._hedges += 1
-        return self._send(now, go)
-
-    def _won(self, now: float, winner: Attempt) -> Actions:
-        """The first content decides: let the others go, which is no failure of theirs."""
-        ask = self._ask
-        if ask.policy.measures:
-            # From one that was overtaken it is known that it takes longer than this: leaving it out would make it look fast.
-            for attempt in self._live:
-                if attempt.sent_at:
-                    attempt.place.state.latency.of(ask.size, stream=ask.stream).add(now, now - attempt.sent_at)
-        if ask.balance is _FASTEST:
-            winner.place.state.pace[ask.stream].add(now, now - winner.sent_at)
-        self._hedge_at = NEVER
-        if len(self._live) == 1:
-            return NOTHING
-        actions: list[Action] = []
-        for attempt in [each for each in self._live if each is not winner]:
-            actions += self._cancel(now, attempt, Scope.NOBODY)
-        return actions
-
     # -- time -----------------------------------------------------------------------------------------------------------------
 
     @property
@@ -463,7 +375,7 @@ class Exchange:
         """When `timer` wants to be called; reckoned when asked, because most exchanges end before anybody has to."""
         if self.done:
             return NEVER
-        wake_at = self._hedge_at
+        wake_at = self._race.hedge_at
         if self._ask.stream:
             wake_at = min(wake_at, self._comfort_at())
         if not self._committed:
@@ -520,6 +432,16 @@ class Exchange:
             self.record.opened_at = now
         self.record.winner = attempt
         return (Open(attempt), Commit(attempt))
+
+    def _won(self, now: float, winner: Attempt) -> Actions:
+        """The first content decides: let the others go, which is no failure of theirs."""
+        losers = self._race.decided(now, winner)
+        if not losers:
+            return NOTHING
+        actions: list[Action] = []
+        for attempt in losers:
+            actions += self._cancel(now, attempt, Scope.NOBODY)
+        return actions
 
     def _no_stream(self, now: float, attempt: Attempt) -> Actions:
         """What the client was promised is a stream, and this answer is none: good in itself, so nobody's failure."""

@@ -11,8 +11,9 @@ from typing import Final
 from gateway.core.actions import UPSTREAMS_OWN, Advice, Refuse, Relay
 from gateway.core.attempt import Attempt
 from gateway.core.lessons import fault_of
-from gateway.core.placement import Chance, Stuck
+from gateway.core.placement import Chance
 from gateway.core.record import Ending
+from gateway.core.steps import Stuck
 from gateway.core.verdicts import FAULTS, OK, Fault, Verdict
 from gateway.errors import Reason
 

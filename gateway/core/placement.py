@@ -24,6 +24,7 @@ from gateway.core.bucket import NEVER
 from gateway.core.plan import Balance
 from gateway.core.record import Kind
 from gateway.core.room import Parked, Room
+from gateway.core.steps import Go, Queued, Stuck, Wait
 from gateway.core.turns import Turn, usable
 from gateway.core.verdicts import FAULTS, OK, Again, Fault, FaultRule, Scope, Verdict
 from gateway.errors import Reason
@@ -54,55 +55,6 @@ class Chance(Protocol):
     def random(self) -> float: ...
 
     def uniform(self, a: float, b: float, /) -> float: ...
-
-
-class Go:
-    """Send to this place, now, with this key (None: the client's own, or none)."""
-
-    __slots__ = ("admitted", "credential", "kind", "place")
-
-    def __init__(self, place: Place, kind: Kind, credential: str | None, *, admitted: bool = True) -> None:
-        self.place = place
-        self.kind = kind
-        self.credential = credential
-        self.admitted = admitted
-        """False: it goes though its breaker admits nothing, because there is nothing else."""
-
-
-class Wait:
-    """Send to this place, but not before `at`; what it costs is paid."""
-
-    __slots__ = ("against_breaker", "at", "kind", "place")
-
-    def __init__(self, place: Place, kind: Kind, at: float, *, against_breaker: bool = False) -> None:
-        self.place = place
-        self.kind = kind
-        self.at = at
-        self.against_breaker = against_breaker
-        """Decided on though its breaker holds it back: there is nothing else."""
-
-
-class Queued:
-    """Wait in front of a place until there is room, in turn; what it costs is paid."""
-
-    __slots__ = ("turn",)
-
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
-
-
-class Stuck:
-    """No further attempt can be made, and why; `delay_s` is when it may be worth coming back, None if unknown."""
-
-    __slots__ = ("booked", "delay_s", "reason", "turn")
-
-    def __init__(self, reason: Reason, delay_s: float | None = None, turn: Turn | None = None) -> None:
-        self.reason = reason
-        self.delay_s = delay_s
-        self.turn = turn
-        """The place in a queue that there was no hope in: who comes back in time is to be let in there."""
-        self.booked = False
-        """The delay was promised to this client alone."""
 
 
 _Full = tuple[Place, str | None, float]

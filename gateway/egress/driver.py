@@ -17,24 +17,18 @@ from gateway.core.actions import Actions, Break, Cancel, Comfort, Commit, Finish
 from gateway.core.attempt import Attempt
 from gateway.core.exchange import Exchange
 from gateway.core.limits import Stated
-from gateway.core.message import ResponseHead
 from gateway.core.record import Ending
 from gateway.core.turns import Turn
 from gateway.core.verdicts import Fault, Scope, Verdict
 from gateway.dialects.base import StreamReader
-from gateway.dialects.client_limits import limit_lines
-from gateway.dialects.errors import refusal_body
 from gateway.egress.alarms import SOON_S
 from gateway.egress.answer import Answer
-from gateway.egress.heads import advice_lines, answer_lines, gateway_lines, keys_of, masked
+from gateway.egress.delivery import KEEP_ALIVE, Delivery
 from gateway.egress.request import Request
 from gateway.egress.resumption import Resumption
 from gateway.egress.sink import Sink
 from gateway.egress.surroundings import Surroundings
 from gateway.errors import Reason
-
-KEEP_ALIVE: Final = b": keep-alive\n\n"
-"""A comment, which event streams allow anywhere between events and readers ignore (WHATWG HTML, section 9.2.6)."""
 
 _NO_CONTINUATION: Final = Verdict(Fault.STREAM_BROKEN, code="no_continuation", ambiguous=True, scope=Scope.NOBODY)
 """A good answer for all we know, but another one than the client has the beginning of."""
@@ -47,17 +41,15 @@ class Driver:
 
     __slots__ = (
         "_answer",
-        "_answered",
         "_answers",
         "_client_blocked",
-        "_early",
+        "_delivery",
         "_exchange",
         "_family",
         "_on_end",
         "_request",
         "_resumption",
         "_rivals",
-        "_sink",
         "_snapshot",
         "_surroundings",
         "_timer",
@@ -77,7 +69,7 @@ class Driver:
         self._exchange = exchange
         self._request = request
         self._family = exchange.record.family
-        self._sink = sink
+        self._delivery = Delivery(surroundings, snapshot, exchange.record, request, sink)
         self._on_end: Callable[[Driver], None] | None = on_end
         self._answer: Answer | None = None
         """The attempt under way that was sent last, or the one the client is getting."""
@@ -85,12 +77,8 @@ class Driver:
         """Others under way beside it, while a hedge runs."""
         self._resumption: Resumption | None = None
         """Of a committed stream that may be resumed."""
-        self._early = False
-        """The head of an event stream is out, before any answer."""
         self._answers: dict[Attempt, Answer] = {}
         """Failed ones that may yet be the client's answer."""
-        self._answered = False
-        """The client has all it will get."""
         self._client_blocked = False
         self._timer: TimerHandle | None = None
 
@@ -137,7 +125,7 @@ class Driver:
 
     def gone(self) -> None:
         """The client left."""
-        self._answered = True
+        self._delivery.done = True
         try:
             self._perform(self._exchange.client_gone(self._surroundings.clock()))
         except Exception:  # noqa: BLE001 - logged; every exchange ends
@@ -154,13 +142,13 @@ class Driver:
         """Something of ours failed; called while handling it. Nobody may wait for ever because of it."""
         self._complain("an exchange failed")
         try:
-            if self._exchange.done and not self._answered:
+            if self._exchange.done and not self._delivery.done:
                 # What was decided was not carried out.
-                self._sink.abort()
+                self._delivery.abort()
             self._perform(self._exchange.crash(self._surroundings.clock()))
         except Exception:  # noqa: BLE001 - logged, and the end of it
             self._complain("an exchange could not be ended in good order")
-            self._sink.abort()
+            self._delivery.abort()
             self._end()
 
     def _complain(self, what: str) -> None:
@@ -197,7 +185,7 @@ class Driver:
             chunk = self._followed(self._resumption, chunk)
             if not chunk:
                 return
-        self._write(chunk)
+        self._delivery.write(chunk)
 
     def _followed(self, resumption: Resumption, events: bytes) -> bytes:
         """Return what of a committed stream's events the client gets; none where this stream turns out not to continue it."""
@@ -267,15 +255,15 @@ class Driver:
             elif isinstance(action, Cancel):
                 self._cancel(action.attempt)
             elif isinstance(action, Relay):
-                self._relay(action)
+                self._delivery.relay(action, self._answers[action.attempt])
             elif isinstance(action, Refuse):
-                self._refuse(action)
+                self._delivery.refuse(action)
             elif isinstance(action, Break):
                 self._break(action)
             elif isinstance(action, Comfort):
                 self._comfort()
             else:
-                self._open_early()
+                self._delivery.open_early()
         exchange = self._exchange
         if exchange.ended_attempts:
             self._report()
@@ -339,7 +327,7 @@ class Driver:
                 return
 
     def _open(self, attempt: Attempt) -> None:
-        answer, record = self._answer, self._exchange.record
+        answer = self._answer
         if answer is None or answer.attempt is not attempt:
             # A hedge has lost to the one it was meant to overtake.
             (answer,) = [rival for rival in self._rivals if rival.attempt is attempt]
@@ -347,20 +335,7 @@ class Driver:
             self._answer = answer
         head = answer.response
         assert head is not None  # noqa: S101 - content comes after a head
-        if self._early:
-            return
-        own_limits = self._request.account is not None
-        lines, phrase = answer_lines(head, stream=answer.reader is not None, own_limits=own_limits), head.phrase
-        if head.status >= 300:
-            lines, phrase = self._without_keys(attempt, lines, phrase)
-        self._write_head(head.status, phrase, lines, self._length(answer, head), attempt.content_at or attempt.head_at)
-        record.status = head.status
-
-    def _length(self, answer: Answer, head: ResponseHead) -> int | None:
-        """Return the exact size of the body that will be written, or None where only its end will tell."""
-        if answer.whole:
-            return sum(map(len, answer.held)) or (head.content_length if self._request.head.method == b"HEAD" else 0)
-        return None if answer.reader is not None else head.content_length
+        self._delivery.open(answer, head)
 
     def _commit(self) -> None:
         answer = self._answer
@@ -372,74 +347,20 @@ class Driver:
             self._resumption = Resumption.of(self._family, b"".join(body.chunks), asked=asked, over=exchange.done)
         for chunk in answer.commit():
             self.flow(chunk)
-            if self._answer is not answer or self._answered:
+            if self._answer is not answer or self._delivery.done:
                 # It did not continue what went before.
                 return
         if self._client_blocked and answer.call is not None:
             answer.call.pause()
 
-    def _relay(self, relay: Relay) -> None:
-        answer, record = self._answers[relay.attempt], self._exchange.record
-        head = answer.response
-        assert head is not None  # noqa: S101 - only an answer can be relayed
-        body = masked(b"".join(answer.held), keys_of(self._snapshot.providers[relay.attempt.provider]))
-        if answer.error_status:
-            lines, status, phrase = [b"Content-Type: application/json\r\n", *advice_lines(relay.advice)], answer.error_status, b""
-        else:
-            status = head.status
-            lines = answer_lines(head, advice=relay.advice, own_limits=self._request.account is not None)
-            lines, phrase = self._without_keys(relay.attempt, lines, head.phrase)
-        record.status = status
-        length = len(body) if self._request.head.method != b"HEAD" else head.content_length
-        self._write_head(status, phrase, lines, length, record.ended_at)
-        if body:
-            self._write(body)
-        self._answered = True
-        self._sink.end()
-
-    def _without_keys(self, attempt: Attempt, lines: list[bytes], phrase: bytes) -> tuple[list[bytes], bytes]:
-        """Take out what an answer other than a good one may quote of our own account."""
-        secrets = keys_of(self._snapshot.providers[attempt.provider])
-        return [masked(line, secrets) for line in lines], masked(phrase, secrets)
-
-    def _refuse(self, refuse: Refuse) -> None:
-        record = self._exchange.record
-        record.status = refuse.status
-        body = refusal_body(
-            refuse.reason.value,
-            refuse.message,
-            refuse.status,
-            shape=self._request.inbound.shape,
-            request_id=record.request_id,
-        )
-        lines = [b"Content-Type: application/json\r\n", *advice_lines(refuse.advice)]
-        self._write_head(refuse.status, b"", lines, len(body), record.ended_at)
-        self._write(body)
-        self._answered = True
-        self._sink.end()
-
-    def _open_early(self) -> None:
-        """Promise a stream: whoever waits between us and the client sees that somebody is there."""
-        self._early = True
-        record = self._exchange.record
-        record.status = 200
-        lines = [b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"]
-        self._write_head(200, b"", lines, None, record.opened_at)
-
     def _comfort(self) -> None:
         """Send a comment, where one can stand; a client that is behind has enough to read."""
         answer = self._answer
         if not self._client_blocked and (answer is None or not answer.committed or answer.between_events()):
-            self._write(KEEP_ALIVE)
+            self._delivery.write(KEEP_ALIVE)
 
     def _break(self, action: Break) -> None:
-        reader = self._speaker()
-        self._answered = True
-        if reader is None:
-            self._sink.abort()
-        else:
-            self._write(reader.error_event(action.code, action.message))
-            self._sink.end()
+        self._delivery.fail(action, self._speaker())
 
     def _speaker(self) -> StreamReader | None:
         """Return who can put an error into the client's stream, where an event can stand in it; None where none can."""
@@ -447,7 +368,7 @@ class Driver:
         committed = answer is not None and answer.committed
         # What a splice gives the client are whole events, whatever its provider is in the middle of, or has not even begun.
         spliced = self._resumption is not None and self._resumption.spliced
-        if spliced or (self._early and not committed):
+        if spliced or (self._delivery.early and not committed):
             record = self._exchange.record
             name = record.attempts[-1].provider if record.attempts else next(iter(self._snapshot.providers))
             return self._snapshot.providers[name].dialect.stream(self._family)
@@ -455,23 +376,7 @@ class Driver:
 
     def _finish(self) -> None:
         if self._exchange.record.ending is Ending.OK:
-            self._answered = True
-            self._sink.end()
-
-    def _write(self, data: bytes) -> None:
-        self._exchange.record.bytes_out += len(data)
-        self._sink.write(data)
-
-    def _write_head(self, status: int, phrase: bytes, lines: list[bytes], length: int | None, at: float) -> None:
-        record = self._exchange.record
-        if not record.opened_at:
-            record.opened_at = at
-        lines.append(gateway_lines(record, at, record.reason))
-        account = self._request.account
-        if account is not None:
-            now, now_unix = self._surroundings.clock(), self._surroundings.unix()
-            lines += limit_lines(account.quota.buckets, self._request.inbound.shape, now=now, now_unix=now_unix)
-        self._sink.open(status, phrase, lines, length=length)
+            self._delivery.end()
 
     # -- time and the end -----------------------------------------------------------------------------------------------------
 

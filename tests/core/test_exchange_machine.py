@@ -639,7 +639,7 @@ class AnyExchange(RuleBasedStateMachine):
         (attempt,) = self.live
         if not attempt.sent_at:
             self.exchange.sending(self.world.now, attempt)
-        while self.hedgeable() and self.exchange._hedge_at < NEVER:
+        while self.hedgeable() and self.exchange._race.hedge_at < NEVER:
             self.the_timer_rings()
         if len(self.live) > 1 and then == "content" and any(map(unsent, self.live)):
             self.an_answer_begins(which, streaming=True)

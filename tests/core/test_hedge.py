@@ -214,7 +214,7 @@ def test_whatever_shows_content_in_time_is_not_hedged(event):
     told.head(streaming=True, after=1.0)
     assert told.waits == 1.0, "a head is no content"
     getattr(told, event)()
-    assert told.machine._hedge_at == NEVER
+    assert told.machine._race.hedge_at == NEVER
     assert told.under_way == (["a"] if event == "content" else [])
 
 
@@ -241,7 +241,7 @@ def test_while_an_exchange_waits_nothing_is_hedged():
 def test_one_hedge_and_no_more():
     told = raced(hedging("a", "b", "c"))
     assert told.waits == 118.0
-    assert told.machine._hedge_at == NEVER
+    assert told.machine._race.hedge_at == NEVER
 
 
 def test_two_where_the_policy_says_so_each_after_the_time_of_the_one_before():
@@ -250,7 +250,7 @@ def test_two_where_the_policy_says_so_each_after_the_time_of_the_one_before():
     assert told.waits == 2.0
     assert told.wakes() == ["hedge c"]
     told.sent()
-    assert (told.under_way, told.machine._hedge_at) == (["a", "b", "c"], NEVER)
+    assert (told.under_way, told.machine._race.hedge_at) == (["a", "b", "c"], NEVER)
     assert told.begins(of="b") == ["cancel a", "cancel c", "open b", "commit b"]
     assert (told.trail, world.hedges.balance) == (["a:cancelled", "b:", "c:cancelled"], pytest.approx(3.05))
 
@@ -447,7 +447,7 @@ def test_one_that_fails_leaves_the_other_alone_and_only_when_both_have_it_goes_o
     told = raced(hedging("a", "b", "c"))
     assert told.fails(fault, of=first) == []
     assert told.under_way == [second]
-    assert (told.machine._due, told.machine._hedge_at) == (None, NEVER)
+    assert (told.machine._due, told.machine._race.hedge_at) == (None, NEVER)
     assert told.fails(fault, of=second) == ["failover c"]
     assert told.answers() == ["open c", "commit c", "finish"]
     assert (told.end, told.record.saved_by) == ("ok: none", "failover")

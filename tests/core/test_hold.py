@@ -198,7 +198,7 @@ def test_the_race_is_over_at_the_first_content_though_it_is_held(rule):
     told.start()
     assert told.sent().wakes() == ["hedge b"]
     assert told.sent().begins(after=0.5) == ["cancel a"]
-    assert (told.under_way, told.machine._hedge_at) == (["b"], NEVER)
+    assert (told.under_way, told.machine._race.hedge_at) == (["b"], NEVER)
     assert told.finished(after=0.3) == ["open b", "commit b", "finish"]
     assert (told.record.saved_by, told.trail) == ("hedge", ["a:cancelled", "b:ok"])
 

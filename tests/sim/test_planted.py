@@ -22,14 +22,15 @@ from gateway.core.credentials import CredentialState
 from gateway.core.exchange import Exchange
 from gateway.core.farewell import Farewell
 from gateway.core.hedge import HedgeBudget
-from gateway.core.placement import Go, Placement, Stuck, Wait
+from gateway.core.placement import Placement
 from gateway.core.plan import Family, HedgePlan, Prefill, StreamPlan
 from gateway.core.record import Ending
 from gateway.core.registry import ProviderState, Registry
+from gateway.core.steps import Go, Stuck, Wait
 from gateway.core.suspicion import Rejections, Silence
 from gateway.core.verdicts import Fault, Scope, Verdict
 from gateway.dialects import splice_generic, transcript
-from gateway.egress import driver, heads, request, resumption
+from gateway.egress import delivery, driver, heads, request, resumption
 from gateway.egress.answer import Answer
 from gateway.egress.driver import Driver
 from gateway.egress.request import Request
@@ -104,7 +105,7 @@ def _the_length_is_one_off(patch):
         exact = original(self, *args)
         return None if exact is None else exact + 1
 
-    _around(patch, Driver, "_length", length)
+    _around(patch, delivery.Delivery, "_length", length)
 
 
 @plant("sink_contract", "abandoned_are_cancelled", "one_ending", "metrics_equal_the_ledger")
@@ -330,7 +331,7 @@ def _the_commit_is_forgotten(patch):
 @plant("one_answer", "resumed_where_it_may_be", *_TWO_IN_ONE)
 def _a_broken_stream_is_taken_up_by_somebody_else(patch):
     _the_commit_is_forgotten(patch)
-    _around(patch, Driver, "_open", lambda original, self, attempt: None if self._sink.opened_at else original(self, attempt))
+    _around(patch, delivery.Delivery, "open", lambda original, self, *args: None if self._sink.opened_at else original(self, *args))
 
 
 @plant("deadlines_kept")
@@ -344,7 +345,7 @@ def _a_broken_stream_ends_like_a_whole_one(patch):
         if self._answer.reader is None:
             original(self, action)
         else:
-            self._sink.end()
+            self._delivery.end()
 
     _around(patch, Driver, "_break", broken)
 
@@ -356,7 +357,7 @@ def _the_terminator_follows_the_error(patch):
             original(self, action)
         else:
             self.flow(self._answer.reader.error_event(action.code, action.message) + b"data: [DONE]\n\n")
-            self._sink.end()
+            self._delivery.end()
 
     _around(patch, Driver, "_break", broken)
 
@@ -451,9 +452,8 @@ def _comments_are_forgotten(patch):
 @plant("early_heads_keep_their_word", run=delivered(KEPT_ALIVE))
 def _a_stream_that_was_promised_is_cut_off(patch):
     def broken(original, self, action):
-        if self._early and (self._answer is None or not self._answer.committed):
-            self._answered = True
-            self._sink.abort()
+        if self._delivery.early and (self._answer is None or not self._answer.committed):
+            self._delivery.abort()
         else:
             original(self, action)
 

@@ -98,6 +98,15 @@ async def test_a_query_changes_nothing_and_connections_are_kept() -> None:
             assert (await client.response()).body == b'{"status":"alive"}\n'
 
 
+async def test_a_load_balancers_bare_http_1_0_is_answered() -> None:
+    """As HAProxy's `option httpchk GET /readyz` sends it."""
+    async with listening() as port:
+        client = await port.connect()
+        client.send(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert (await client.response()).status == 200
+        assert await client.rest() == b""
+
+
 async def test_readiness_leaves_before_life_does() -> None:
     async with listening() as port:
         port.control.state = "draining"

@@ -12,6 +12,7 @@ from gateway.dialects.streams import ChatStream
 from gateway.egress import request as request_module
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
+from gateway.egress.delivery import Delivery
 from gateway.egress.driver import Driver
 from gateway.ingress import admission as admission_module
 from gateway.ingress.callers import Callers
@@ -143,7 +144,7 @@ async def test_what_fails_in_a_stream_ends_it_in_an_error(where):
 @both_loops
 async def test_what_fails_while_the_head_is_written_cuts_the_connection():
     async with plane(serving(answer())) as stage:
-        with failing_once(Driver, "_write_head"):
+        with failing_once(Delivery, "_head"):
             client = await stage.connect()
             client.send(chat())
             assert await client.rest() == b""

@@ -25,6 +25,7 @@ from gateway.dialects.openai import OpenAI
 from gateway.dialects.streams import ChatStream
 from gateway.egress.answer import Answer
 from gateway.egress.body import RequestBody
+from gateway.egress.delivery import Delivery
 from gateway.egress.driver import Driver
 from gateway.ingress.callers import Callers
 from tests.wire.canaries import BRISK, OWN, Reply, readers, stage
@@ -558,7 +559,7 @@ CRASHES = {
     "reading the head": (Answer, "_read_head"),
     "judging": (OpenAI, "classify"),
     "reading an event": (ChatStream, "read"),
-    "writing the head": (Driver, "_write_head"),
+    "writing the head": (Delivery, "_head"),
 }
 
 
