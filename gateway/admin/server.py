@@ -23,7 +23,7 @@ from gateway.egress.sink import Sink, Source
 from gateway.errors import ConfigError
 from gateway.ingress.http1 import Server
 
-PLAN: Final = ServerPlan(header_bytes=16 * 1024, body_bytes=1024 * 1024, connections=256)
+PLAN: Final = ServerPlan(header_bytes=16 * 1024, body_bytes=1024 * 1024, connections=2_000)
 """What a peer of this port may take; operators, probes and scrapers need little."""
 CLOSING_S: Final = 1.0
 """How long answers may take to reach their readers once the gateway ends."""

@@ -112,7 +112,6 @@ class Delivery:
 
     def _head(self, status: int, phrase: bytes, lines: list[bytes], length: int | None, at: float) -> None:
         record = self._record
-        record.status = status
         if not record.opened_at:
             record.opened_at = at
         lines.append(gateway_lines(record, at, record.reason))
@@ -121,6 +120,7 @@ class Delivery:
             now, now_unix = self._surroundings.clock(), self._surroundings.unix()
             lines += limit_lines(account.quota.buckets, self._request.inbound.shape, now=now, now_unix=now_unix)
         self._sink.open(status, phrase, lines, length=length)
+        record.status = status
 
     def _length(self, answer: Answer, head: ResponseHead) -> int | None:
         """Return the exact size of the body that will be written, or None where only its end will tell."""

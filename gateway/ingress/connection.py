@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._inbox = b""
         self._scanned = 0
         self._blank = False
-        self._heads = HeadReader()
+        self._heads = HeadReader(server.known_heads)
         self._request: RequestHead | None = None
         self._turn: Turn | None = None
         self._source: Source | None = None

@@ -53,7 +53,7 @@ class KnownHeads:
     """Heads that were read before, by their bytes without the length.
 
     The heads an SDK sends differ in nothing else, and reading one anew costs ten times as much as finding it. Bounded, emptied when
-    full; in memory only, since the bytes have the client's key in them.
+    full; in memory only, since the bytes have the client's key in them. Each server has its own, because their plans differ.
     """
 
     __slots__ = ("_heads", "_plan")
@@ -76,15 +76,13 @@ class KnownHeads:
         self._heads[key] = head
 
 
-_known_heads: Final = KnownHeads()
-
-
 class HeadReader:
     """Reads the heads of one connection, one after the other."""
 
-    __slots__ = ("_complete", "_parser", "headers")
+    __slots__ = ("_complete", "_known", "_parser", "headers")
 
-    def __init__(self) -> None:
+    def __init__(self, known: KnownHeads) -> None:
+        self._known = known
         self._parser: httptools.HttpRequestParser | None = None
         self._complete = False
         self.headers: list[Header] = []
@@ -102,12 +100,12 @@ class HeadReader:
         if not digits.isdigit() or len(digits) > 18:
             return self._read(raw, plan)
         key = raw[:start] + raw[end:]
-        known = _known_heads.find(key, plan)
+        known = self._known.find(key, plan)
         if known is None:
             request = self._read(raw, plan)
             if request.content_length is not None:
                 _ = request.fields
-                _known_heads.keep(key, request)
+                self._known.keep(key, request)
             return request
         length = int(digits)
         if length > plan.body_bytes:

@@ -19,6 +19,7 @@ from gateway.core.message import RequestHead
 from gateway.egress.sink import Sink, Source
 from gateway.errors import Reason, Refused
 from gateway.ingress.connection import Connection
+from gateway.ingress.heads import KnownHeads
 from gateway.ingress.turn import refusal
 
 SWEEP_S: Final = 1.0
@@ -49,6 +50,7 @@ class Server:
         self.service = service
         self.loop = loop
         self.plan = plan
+        self.known_heads = KnownHeads()
         self.draining = False
         self.idle_due = self.head_due = self.body_due = self.linger_due = 0.0
         """When a connection that begins to idle (send a head, a body, close) now has taken too long; the sweep moves them."""

@@ -198,6 +198,10 @@ async def test_what_breaks_inside_is_a_500_and_is_logged(caplog: pytest.LogCaptu
         assert "the service failed" in caplog.text
 
 
+async def test_one_that_never_listened_can_be_closed() -> None:
+    await AdminServer(Control(), asyncio.get_running_loop()).close()
+
+
 async def test_closing_ends_idle_connections_and_lets_answers_out() -> None:
     async with listening() as port:
         idle = await port.connect()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.config.snapshot import ServerPlan
 from gateway.core.message import RequestHead
 from gateway.errors import Refused
-from gateway.ingress.heads import HeadReader
+from gateway.ingress.heads import HeadReader, KnownHeads
 from tests.wire.raw import served
 
 GOOD = [
@@ -153,7 +153,7 @@ HEADS = st.one_of(
 def test_a_head_we_take_is_split_as_llhttp_splits_it(start: bytes) -> None:
     raw = (start + b"\r\n\r\n").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     try:
-        head = HeadReader().read(raw, ServerPlan())
+        head = HeadReader(KnownHeads()).read(raw, ServerPlan())
     except Refused:
         return
     view = Callbacks()
