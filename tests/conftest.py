@@ -25,7 +25,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare collections the walk through thousands of tests, and have fewer: a seventh of all processor time."""
+    """Spare collections the walk through thousands of tests, and have fewer: 6 % of the processor time of small tests, 17 % of large ones."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
